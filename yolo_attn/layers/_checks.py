@@ -1,0 +1,56 @@
+"""Constructor checks shared by the layers: each returns the value or raises a ``ValueError`` naming it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def integer(name: str, value: Any, minimum: int = 1) -> int:
+    """Return ``value`` if it is an ``int`` (no ``bool``) of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name}={value!r} must be an integer >= {minimum}")
+    return value
+
+
+def odd(name: str, value: Any, off: bool = False) -> int:
+    """Return ``value`` if it is an odd positive integer; with ``off`` any value <= 0 counts as "none" and gives 0."""
+    if off and isinstance(value, int) and not isinstance(value, bool) and value <= 0:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
+        raise ValueError(f"{name}={value!r} must be an odd integer >= 1{', or <= 0 for none' if off else ''}")
+    return value
+
+
+def divisible(name: str, value: int, by_name: str, by: int) -> None:
+    """Raise unless ``value`` is a multiple of ``by``."""
+    if value % by:
+        raise ValueError(f"{name}={value} is not divisible by {by_name}={by}")
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return ``value`` if it is a ``bool``."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
+    return value
+
+
+def probability(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it lies in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"{name}={value!r} must be a number in [0, 1)")
+    return float(value)
+
+
+def number(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a finite number (no ``bool``)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+        raise ValueError(f"{name}={value!r} must be a finite number")
+    return float(value)

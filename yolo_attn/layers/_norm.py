@@ -1,0 +1,25 @@
+"""Batch normalisation that also trains on a batch with one value per channel."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def batch_norm(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
+    """Apply ``norm`` to ``x``.
+
+    In train mode the variance of a single value per channel is undefined and PyTorch raises. Such a batch (one image
+    with a 1x1 map: the last batch of an epoch can be one) is normalised with the running statistics, which it leaves
+    alone.
+
+    Args:
+        norm: The batch norm module. ``eps`` and ``momentum`` are read at run time because the host changes them.
+        x: The features.
+
+    Shape:
+        ``(B, C)`` or ``(B, C, H, W)`` -> same.
+    """
+    if norm.training and x.numel() == x.shape[1]:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+    return norm(x)
