@@ -1,0 +1,34 @@
+"""yolo-attn: verified attention layers for Ultralytics YOLO, placed by a YAML row.
+
+Importing this package arms the joint with Ultralytics (see ``yolo_attn.host``) and loads neither torch nor ultralytics.
+It runs at the start of every interpreter of an environment that has it, so it imports nothing else either.
+"""
+
+from .host import startup as _startup
+
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False  # the name type checkers know; importing typing would cost more than all the rest
+if TYPE_CHECKING:
+    from .host.patch import install, installed, uninstall
+    from .registry import create, list_layers, register, unregister
+
+__all__ = ["create", "install", "installed", "list_layers", "register", "uninstall", "unregister"]
+_HOST = {"install", "installed", "uninstall"}
+
+
+def __getattr__(name):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOST:
+        from .host import patch as room
+    else:
+        from . import registry as room
+    return getattr(room, name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
+
+
+_startup.arm()

@@ -38,8 +38,11 @@ class DataError(YoloAttnError, ValueError):
     """COCO-format data that cannot be used."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known word closest to ``word`` (ignoring case), or ``""``."""
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, or ``""``.
+
+    Case is ignored; ``cutoff`` in [0, 1] is the least likeness.
+    """
     by_lower = {k.lower(): k for k in known}
-    found = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=cutoff)
     return f"; did you mean {by_lower[found[0]]!r}?" if found else ""

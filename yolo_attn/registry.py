@@ -158,7 +158,7 @@ def bind(name: str, channels: int, args: Sequence[Any] = (), kwargs: Mapping[str
     """
     layer = find(name)
     parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
-    usage = f"{layer.name}({', '.join(map(str, parameters))})"
+    usage = f"{layer.name}({_usage(parameters)})"
     if len(args) > len(parameters):
         raise ArgumentError(f"{usage} takes at most {len(parameters)} arguments; got {len(args)}: {list(args)}")
     given = dict(zip((p.name for p in parameters), args, strict=False))
@@ -175,6 +175,10 @@ def bind(name: str, channels: int, args: Sequence[Any] = (), kwargs: Mapping[str
         raise ArgumentError(f"{usage} needs {', '.join(map(repr, missing))}")
     last = max((i for i, p in enumerate(parameters) if p.name in given), default=-1)
     return [channels, *(given.get(p.name, p.default) for p in parameters[: last + 1])]
+
+
+def _usage(parameters: Sequence[inspect.Parameter]) -> str:
+    return ", ".join(str(p.replace(annotation=p.empty)) for p in parameters)
 
 
 def create(name: str, channels: int, *args: Any, **kwargs: Any) -> nn.Module:
@@ -229,7 +233,7 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
         taken = "\n".join(f"  {known:<24} {layer.path}" for known, layer in names().items())
         raise RegistrationError(f"register({name!r}, ...): the name is taken. Registered names:\n{taken}")
     parameters = list(inspect.signature(cls).parameters.values())
-    usage = f"{cls.__name__}({', '.join(map(str, parameters))})"
+    usage = f"{cls.__name__}({_usage(parameters)})"
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or any(p.kind not in positional for p in parameters):
         raise RegistrationError(
@@ -256,3 +260,29 @@ def unregister(name: str) -> None:
     del _USER_LAYERS[name], _USER_CLASSES[name]
     for callback in _observers:
         callback()
+
+
+def text() -> str:
+    """Return the table for a terminal: name, aliases and arguments of every layer."""
+    rows = []
+    for layer in layers():
+        parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
+        rows.append(f"{layer.name:<16} [-1, 1, {layer.name}, [{_usage(parameters)}]]")
+        if layer.aliases:
+            rows.append(f"{'':<16} also {', '.join(layer.aliases)}")
+    return "\n".join(rows)
+
+
+def markdown() -> str:
+    """Return the table of the README."""
+    rows = [
+        "| YAML name | also | model names | arguments with defaults | paper |",
+        "|---|---|---|---|---|",
+    ]
+    for layer in TABLE:
+        parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
+        aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
+        models = f"`yolov8n-{layer.slug}.yaml`, `yolov8n-{layer.slug}-neck.yaml`"
+        paper = f"{layer.paper}, {layer.year}, [{layer.arxiv}](https://arxiv.org/abs/{layer.arxiv})"
+        rows.append(f"| `{layer.name}` | {aliases} | {models} | `{_usage(parameters)}` | {paper} |")
+    return "\n".join(rows)

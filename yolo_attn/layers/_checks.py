@@ -54,3 +54,12 @@ def number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
         raise ValueError(f"{name}={value!r} must be a finite number")
     return float(value)
+
+
+def scale(name: str, value: Any, default: float) -> float:
+    """Return ``value`` if it is a positive finite number, ``default`` for None or 0."""
+    if value is None:
+        return default
+    if number(name, value) < 0:
+        raise ValueError(f"{name}={value!r} must be a positive number, or None or 0 for the default")
+    return float(value) or default

@@ -1,0 +1,84 @@
+"""``yolo-attn doctor``: what is patched, what was added, and what is wrong if something is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import __version__, registry
+from ..errors import HostError
+
+_PROBE = (
+    "import sys, ultralytics.nn.tasks as t\n"
+    "m = sys.modules.get('yolo_attn.host.patch')\n"
+    "print('armed' if m and m.added_names() else 'off')"
+)
+
+
+def examine(say: Callable[[str], object]) -> int:
+    """Say what a user needs to know about this installation.
+
+    Args:
+        say: Takes one line.
+
+    Returns:
+        0 if everything works, else 1.
+    """
+    wrong = []
+    say(f"yolo-attn    {__version__}  {Path(registry.__file__).parent}")
+    say(f"python       {sys.version.split()[0]}  {sys.executable}")
+    try:
+        import torch
+
+        found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        say(f"torch        {torch.__version__}  device: {', '.join(found) or 'cpu'}")
+    except Exception as error:  # a broken torch raises anything; the doctor must go on
+        wrong.append(f"torch cannot be imported: {error}. Reinstall it: https://pytorch.org/get-started")
+    try:
+        import ultralytics
+
+        from . import patch
+
+        say(f"ultralytics  {ultralytics.__version__}  {Path(ultralytics.__file__).parent}")
+        if not _is_supported(ultralytics.__version__):
+            wrong.append(f"Ultralytics {ultralytics.__version__} is outside {patch.SUPPORTED}, the versions we test")
+        patch.install()
+        say(f"patched      {', '.join(f'{m}.{f}' for m, fs in patch.JOINTS.items() for f in fs)}")
+        say(f"layers       {', '.join(patch.added_names())}")
+    except HostError as error:
+        wrong.append(str(error))
+    except Exception as error:  # as above: whatever the host raises is the finding
+        wrong.append(f"ultralytics cannot be imported: {type(error).__name__}: {error}")
+    hook, complaint = _start_up_hook()
+    say(f"start-up     {hook}")
+    for complaint in [*wrong, complaint]:
+        if complaint:
+            say(f"WRONG        {complaint}")
+    if not wrong and not complaint:
+        say("All is well.")
+    return 1 if wrong or complaint else 0
+
+
+def _is_supported(version: str) -> bool:
+    numbers = tuple(int(n) for n in version.split("+")[0].split(".")[:3] if n.isdigit())
+    return (8, 3, 100) <= numbers < (9,)
+
+
+def _start_up_hook() -> tuple[str, str]:
+    """Return the state of the hook in a fresh interpreter and a complaint, or two strings of which one is empty."""
+    if os.environ.get("YOLO_ATTN_AUTOLOAD") == "0":
+        return "off (YOLO_ATTN_AUTOLOAD=0): only programs that import yolo_attn know its layers", ""
+    fresh = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, cwd=Path(sys.prefix))
+    if fresh.returncode == 0 and fresh.stdout.strip().endswith("armed"):
+        return "on: every Python of this environment knows the layers", ""
+    try:
+        importlib.metadata.distribution("yolo-attn")
+        advice = "reinstall it: pip install --force-reinstall --no-deps yolo-attn"
+    except importlib.metadata.PackageNotFoundError:
+        advice = "yolo-attn is not installed, only importable; install it: pip install yolo-attn"
+    detail = f" ({fresh.stderr.strip().splitlines()[-1]})" if fresh.stderr.strip() else ""
+    return "off", f"a fresh interpreter does not know the layers{detail}: {advice}"

@@ -1,0 +1,16 @@
+"""Memory layout shared by the layers that work on tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def like(y: Tensor, x: Tensor) -> Tensor:
+    """Return the map ``y`` in the memory format of ``x``.
+
+    Tokens seen as a map are channels-last in memory. Handed on as they are, they would change the format of every layer
+    behind, which some convolution backends punish.
+    """
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

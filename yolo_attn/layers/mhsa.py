@@ -1,0 +1,88 @@
+"""MHSA lets every pixel attend to every other pixel by the similarity of their linear maps, in several heads.
+
+Paper: Attention Is All You Need, arXiv 1706.03762.
+Official code: rayleizhu/BiFormer (MIT), class ``Attention``, which is the form people place in detectors.
+Differs: takes and returns NCHW (official: NHWC).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import _checks as check
+from ._layout import like
+
+
+class MHSA(nn.Module):
+    """Replace each pixel by a mixture of all pixels' values, weighted by similarity; no position, no residual, no norm.
+
+    Paper: Attention Is All You Need, 2017, arXiv 1706.03762.
+
+    Args:
+        channels: Width C of the map, a multiple of ``num_heads``.
+        num_heads: Number of heads, at least 1; each is ``C / num_heads`` wide.
+        qkv_bias: Give the query, key and value maps a bias. The loss does not depend on the key part of it.
+        qk_scale: Factor of the query-key products; None or 0 means ``(C / num_heads) ** -0.5``.
+        attn_drop: Dropout of the attention weights, in [0, 1). Needs the weights in memory, O(heads (HW)^2).
+        proj_drop: Dropout of the output, in [0, 1).
+
+    Shape:
+        ``(B, C, H, W) -> (B, C, H, W)``; O((HW)^2) time, O(HW) memory.
+
+    Raises:
+        ValueError: If ``channels`` is not divisible by ``num_heads``, or an argument is out of its range.
+
+    Example:
+        ``[-1, 1, MHSA, [8]]``
+
+        >>> layer = MHSA(64, num_heads=8)
+        >>> y = layer(torch.randn(2, 64, 20, 20))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.channels = check.integer("channels", channels)
+        self.num_heads = check.integer("num_heads", num_heads)
+        check.divisible("channels", channels, "num_heads", num_heads)
+        self.qkv_bias = check.flag("qkv_bias", qkv_bias)
+        self.qk_scale = qk_scale
+        self.scale = check.scale("qk_scale", qk_scale, (channels // num_heads) ** -0.5)
+        self.attn_drop = check.probability("attn_drop", attn_drop)
+        self.proj_drop = check.probability("proj_drop", proj_drop)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self._split(x)
+        return self._project(self._attend(q, k, v), x)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values. Linear on tokens leaves their last dimension contiguous, as fusion needs."""
+        qkv = self.qkv(x.flatten(2).transpose(1, 2))  # (B, N, 3C)
+        qkv = qkv.unflatten(2, (3, self.num_heads, self.channels // self.num_heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, N, d)
+        return q, k, v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dropout = self.attn_drop if self.training else 0.0
+        o = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        return o.transpose(1, 2).flatten(2)  # (B, N, C)
+
+    def _project(self, o: Tensor, x: Tensor) -> Tensor:
+        y = F.dropout(self.proj(o), self.proj_drop, self.training)
+        return like(y.transpose(1, 2).reshape(x.shape), x)  # (B, C, H, W)
+
+    def extra_repr(self) -> str:
+        return (
+            f"channels={self.channels}, num_heads={self.num_heads}, qkv_bias={self.qkv_bias}, "
+            f"qk_scale={self.qk_scale}, attn_drop={self.attn_drop}, proj_drop={self.proj_drop}"
+        )

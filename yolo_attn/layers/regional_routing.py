@@ -1,0 +1,91 @@
+"""regional_routing_attention lets the pixels of each region attend to the pixels of the regions a graph lists for it.
+
+Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810.
+Official code: rayleizhu/BiFormer (MIT), function ``regional_routing_attention_torch``.
+Differs: the attention weights are returned only on request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import _checks as check
+
+
+def regional_routing_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    region_graph: Tensor,
+    region_size: Sequence[int],
+    kv_region_size: Sequence[int] | None = None,
+    auto_pad: bool = True,
+    return_attention: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attend from every region of the query map to the key/value regions listed for it, per head.
+
+    Paper: BiFormer, 2023, arXiv 2303.08810.
+
+    Args:
+        query: ``(B, C, Hq, Wq)``; channel = head * width + position in the head.
+        key: ``(B, C, Hk, Wk)``.
+        value: ``(B, Cv, Hk, Wk)``, usually ``Cv = C``.
+        scale: Factor of the query-key products.
+        region_graph: Integers ``(B, heads, regions of the query, topk)``: the key/value regions, counted in row order,
+            that a query region sees. One listed twice counts twice.
+        region_size: Height and width of a query region in pixels.
+        kv_region_size: The same for keys and values; None means ``region_size``.
+        auto_pad: Pad the maps with zeros at the bottom and right to whole regions. Padded keys take part in the softmax
+            (with weight ``exp(0)``).
+        return_attention: Also return the weights, which the fused computation never holds.
+
+    Returns:
+        The map ``(B, Cv, Hq, Wq)``; with ``return_attention`` also the weights ``(B, heads, regions, pixels of a query
+        region, topk * pixels of a key/value region)``.
+
+    Shape:
+        ``(B, C, Hq, Wq) -> (B, Cv, Hq, Wq)``; O(Hq Wq topk r) time for r pixels in a key/value region, topk copies of
+        keys and values in memory.
+
+    Raises:
+        ValueError: If a size does not fit the graph or the regions.
+
+    Example:
+        No YAML row: this is a function for layers of your own.
+
+        >>> graph = torch.randint(0, 16, (2, 4, 16, 3))
+        >>> y = regional_routing_attention(q, k, v, 32**-0.5, graph, (5, 5))  # maps (2, 128, 20, 20)
+    """
+    if region_graph.dim() != 4 or region_graph.is_floating_point():
+        raise ValueError(f"region_graph of shape {tuple(region_graph.shape)} and {region_graph.dtype} must hold integers "
+                         "of shape (B, heads, regions, topk)")  # fmt: skip
+    size = _pair("region_size", region_size)
+    kv_size = size if kv_region_size is None else _pair("kv_region_size", kv_region_size)
+    heads, topk = region_graph.shape[1], region_graph.shape[3]
+    q = _regions("query", query, size, heads, auto_pad)  # (B, heads, R, T, d)
+    k = _regions("key", key, kv_size, heads, auto_pad)  # (B, heads, Rk, M, d)
+    v = _regions("value", value, kv_size, heads, auto_pad)
+    if q.shape[2] != region_graph.shape[2]:
+        raise ValueError(f"region_graph lists {region_graph.shape[2]} query regions; the query map has {q.shape[2]}")
+    k, v = _gather(k, region_graph), _gather(v, region_graph)  # (B, heads, R, topk * M, d)
+    weights = None
+    if return_attention:
+        logits = (q * scale) @ k.transpose(-2, -1)
+        weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
+        o = weights @ v
+    else:
+        # One batch dimension: fused kernels want four dimensions.
+        o = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale=scale)
+    y = _to_map(o.reshape(*q.shape[:4], v.shape[-1]), size, query)
+    return y if weights is None else (y, weights)
+
+
+def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"{name}={value!r} must be two integers >= 1")
+    return check.integer(f"{name}[0]", value[0]), check.integer(f"{name}[1]", value[1])
