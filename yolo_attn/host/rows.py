@@ -139,10 +139,16 @@ class _Rows:
             raise RowError(f"{place}: {name} reads from {f}; give -1 or an index from 0 to {i - 1}")
         width = ch[f]
         positional, keywords = _split(args, f"{place}: {name}")
-        if positional and _is_width(positional[0], width, _written_width(d, i, f)):
-            _tell_once(d, i, f"{place}: {name} takes its width ({width}) from the row it reads; {positional[0]} ignored")
-            positional = positional[1:]
         layer = registry.find(name)
+        if positional and _looks_like_width(positional[0]):
+            written = _written_width(d, i, f)
+            if positional[0] in (width, written):
+                said = f"{name} takes its width ({width}) from the row it reads; {positional[0]} ignored"
+                positional = positional[1:]
+            else:
+                meaning = layer.arguments[0] if layer.arguments else "an argument"
+                said = f"{positional[0]} is read as {meaning}; the row it reads has {width} channels"
+            _tell_once(d, i, f"{place}: {said}")
         try:
             bound = registry.bind(name, width, positional, keywords)
         except ArgumentError as error:
@@ -206,9 +212,8 @@ def _literal(value: Any) -> Any:
     return value
 
 
-def _is_width(value: Any, width: int, written: int | None) -> bool:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return is_number and value >= _MIN_WIDTH and value in (width, written)
+def _looks_like_width(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= _MIN_WIDTH
 
 
 def _written_width(d: Mapping[str, Any], i: int, f: int) -> int | None:

@@ -38,9 +38,15 @@ def _follow(spec, name):
 
 
 def _apply(name):
-    from . import patch
+    # Whatever breaks here is ours; the user's program and the host's import go on without us.
+    try:
+        from . import patch
 
-    patch.apply(name, strict=False)
+        patch.apply(name, strict=False)
+    except Exception as error:
+        import warnings
+
+        warnings.warn(f"yolo-attn is not active in {name}: {error!r}. Run: yolo-attn doctor", stacklevel=2)
 
 
 _finder = _Finder()

@@ -1,0 +1,77 @@
+"""Surgery on model dictionaries: the graph after an insertion, worked out by an independent reading of the rows."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+
+from yolo_attn.errors import RowError, UnknownLayerError
+from yolo_attn.graft import find_rows, graft, to_yaml
+
+MODEL = {
+    "nc": 2,
+    "scales": {"n": [0.33, 0.25, 1024]},
+    "backbone": [
+        [-1, 1, "Conv", [64, 3, 2]],
+        [-1, 1, "Conv", [128, 3, 2]],
+        [-1, 1, "SPPF", [128, 5]],
+    ],
+    "head": [
+        [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
+        [[-1, 0], 1, "Concat", [1]],
+        [-1, 1, "C2f", [64]],
+        [-2, 1, "C2f", [64]],
+        [[5, 2, -1], 1, "Detect", ["nc"]],
+    ],
+}
+
+
+def sources(model: dict) -> list[tuple[str, list[str]]]:
+    """Return for each row its module and the modules (with position among equals) that it reads."""
+    rows = model["backbone"] + model["head"]
+    label = [f"{row[2]}#{sum(r[2] == row[2] for r in rows[:i])}" for i, row in enumerate(rows)]
+    graph = []
+    for i, row in enumerate(rows):
+        reads = [row[0]] if isinstance(row[0], int) else row[0]
+        graph.append((label[i], ["input" if (k := s if s >= 0 else i + s) < 0 else label[k] for s in reads]))
+    return graph
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_readers_of_the_row_before_read_the_attention_and_nothing_else_changes(after: int) -> None:
+    plain = sources(MODEL)
+    grafted = dict(sources(graft(MODEL, "SE", after)))
+    assert grafted.pop("SE#0") == [plain[after][0]]
+    for label, reads in plain:
+        assert grafted[label] == ["SE#0" if r == plain[after][0] else r for r in reads]
+
+
+def test_several_places_at_once() -> None:
+    result = graft(MODEL, "SEAttention", ["backbone", 0, "neck"])
+    rows = result["backbone"] + result["head"]
+    assert [i for i, row in enumerate(rows) if row[2] == "SE"] == [1, 4, 8, 10]
+    assert rows[-1][0] == [8, 4, -1]
+
+
+def test_the_input_is_not_changed_and_arguments_are_kept() -> None:
+    before = copy.deepcopy(MODEL)
+    result = graft(MODEL, "CBAM", "backbone", [8, {"kernel_size": 3}])
+    assert before == MODEL
+    assert result["backbone"][-1] == [-1, 1, "CBAM", [8, {"kernel_size": 3}]]
+
+
+def test_yaml_text_reads_back_as_the_same_model() -> None:
+    result = graft(MODEL, "CBAM", "neck", [{"kernel_size": 3}])
+    text = to_yaml(result, "Title")
+    assert yaml.safe_load(text) == result
+    assert "# 0-P1/2" in text and text.startswith("# Title\n")
+
+
+def test_places_that_do_not_exist_are_named() -> None:
+    for place in ("nek", 7, -1):
+        with pytest.raises(RowError, match=f"at={place!r}"):
+            find_rows(MODEL, place)
+    with pytest.raises(UnknownLayerError, match="CBAMM"):
+        graft(MODEL, "CBAMM", "neck")
