@@ -97,10 +97,11 @@ def test_size_may_change_between_calls(layer: Layer) -> None:
 @NAMES
 def test_every_parameter_gets_a_gradient_and_moves_within_two_steps(layer: Layer) -> None:
     torch.manual_seed(0)
-    module = registry.create(layer.name, WIDTH).train()
+    width = 128  # hidden layers of several units: not all of them start dead behind a ReLU
+    module = registry.create(layer.name, width).train()
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
-    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-    x, w = features(2, WIDTH, *SIZES[0]), features(2, WIDTH, *SIZES[0], seed=2)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    x, w = features(4, width, *SIZES[0]), features(4, width, *SIZES[0], seed=2)
     for _ in range(2):
         optimizer.zero_grad()
         (module(x) * w).sum().backward()

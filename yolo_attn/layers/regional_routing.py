@@ -62,16 +62,17 @@ def regional_routing_attention(
         >>> y = regional_routing_attention(q, k, v, 32**-0.5, graph, (5, 5))  # maps (2, 128, 20, 20)
     """
     if region_graph.dim() != 4 or region_graph.is_floating_point():
-        raise ValueError(f"region_graph of shape {tuple(region_graph.shape)} and {region_graph.dtype} must hold integers "
-                         "of shape (B, heads, regions, topk)")  # fmt: skip
+        given = f"{region_graph.dtype} of shape {tuple(region_graph.shape)}"
+        raise ValueError(f"region_graph is {given}; it must hold integers of shape (B, heads, regions, topk)")
     size = _pair("region_size", region_size)
     kv_size = size if kv_region_size is None else _pair("kv_region_size", kv_region_size)
-    heads, topk = region_graph.shape[1], region_graph.shape[3]
+    heads = region_graph.shape[1]
     q = _regions("query", query, size, heads, auto_pad)  # (B, heads, R, T, d)
     k = _regions("key", key, kv_size, heads, auto_pad)  # (B, heads, Rk, M, d)
     v = _regions("value", value, kv_size, heads, auto_pad)
-    if q.shape[2] != region_graph.shape[2]:
-        raise ValueError(f"region_graph lists {region_graph.shape[2]} query regions; the query map has {q.shape[2]}")
+    if q.shape[:3] != region_graph.shape[:3]:
+        given = f"region_graph of shape {tuple(region_graph.shape)} does not fit the query map"
+        raise ValueError(f"{given}, which has (B, heads, regions) = {tuple(q.shape[:3])}")
     k, v = _gather(k, region_graph), _gather(v, region_graph)  # (B, heads, R, topk * M, d)
     weights = None
     if return_attention:
@@ -89,3 +90,32 @@ def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"{name}={value!r} must be two integers >= 1")
     return check.integer(f"{name}[0]", value[0]), check.integer(f"{name}[1]", value[1])
+
+
+def _regions(name: str, x: Tensor, size: tuple[int, int], heads: int, auto_pad: bool) -> Tensor:
+    """Return the map as ``(B, heads, regions, pixels of a region, head width)``, padded to whole regions."""
+    (b, c, h, w), (rh, rw) = x.shape, size
+    if c % heads:
+        raise ValueError(f"{name} has {c} channels, which is not divisible by the {heads} heads of region_graph")
+    if not auto_pad and (h % rh or w % rw):
+        raise ValueError(f"{name} map {h}x{w} is not divisible by regions of {rh}x{rw}; auto_pad=True pads it")
+    if auto_pad:
+        x = F.pad(x, (0, (rw - w % rw) % rw, 0, (rh - h % rh) % rh))
+    rows, columns = x.shape[2] // rh, x.shape[3] // rw
+    x = x.reshape(b, heads, c // heads, rows, rh, columns, rw)
+    return x.permute(0, 1, 3, 5, 4, 6, 2).reshape(b, heads, rows * columns, rh * rw, c // heads)
+
+
+def _gather(x: Tensor, graph: Tensor) -> Tensor:
+    """Return the tokens of the listed regions joined: ``(B, heads, regions, topk * pixels, head width)``."""
+    b, heads, _, m, d = x.shape
+    index = graph.flatten(2)[..., None].expand(-1, -1, -1, m * d)
+    return x.flatten(3).gather(2, index).reshape(b, heads, graph.shape[2], graph.shape[3] * m, d)
+
+
+def _to_map(x: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
+    """Undo ``_regions``: tokens back to a map, cropped to the height and width of ``like``."""
+    (b, heads, _, _, d), (rh, rw), (h, w) = x.shape, size, like.shape[2:]
+    rows, columns = (h + rh - 1) // rh, (w + rw - 1) // rw
+    x = x.reshape(b, heads, rows, columns, rh, rw, d).permute(0, 1, 6, 2, 4, 3, 5)
+    return x.reshape(b, heads * d, rows * rh, columns * rw)[:, :, :h, :w].contiguous()

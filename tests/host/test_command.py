@@ -1,0 +1,198 @@
+"""The real ``yolo`` command and fresh interpreters, from a folder that is not the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import yolo_attn
+from yolo_attn.host import models
+
+TRAIN = ("data=shapes.yaml", "epochs=1", "imgsz=64", "batch=16", "fraction=0.2", "workers=0", "plots=False")
+PACKAGE = Path(yolo_attn.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, host_settings: dict[str, str]) -> Path:
+    """A checkpoint of yolov8n-cbam that the ``yolo`` command trained in a folder of its own."""
+    folder = tmp_path_factory.mktemp("train")
+    yolo = Path(sys.executable).with_name("yolo")
+    done = subprocess.run(
+        [yolo, "train", "model=yolov8n-cbam.yaml", *TRAIN, f"project={folder}", "name=run"],
+        cwd=folder,
+        env={**os.environ, **host_settings},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "yolo_attn.layers.cbam.CBAM" in done.stdout + done.stderr
+    return folder / "run" / "weights" / "best.pt"
+
+
+def test_a_trained_checkpoint_validates_and_predicts_in_new_processes(trained: Path, run, tmp_path: Path) -> None:
+    run("yolo", "val", f"model={trained}", "data=shapes.yaml", "imgsz=64", "workers=0", "plots=False")
+    image = next((Path(trained).parents[2].rglob("*.jpg")), None) or _an_image(tmp_path)
+    done = run("yolo", "predict", f"model={trained}", f"source={image}", "imgsz=64", "save=False")
+    assert "1/1" in done.stdout
+
+
+def _an_image(folder: Path) -> Path:
+    import numpy as np
+    from PIL import Image
+
+    path = folder / "image.jpg"
+    Image.fromarray(np.full((48, 64, 3), 127, np.uint8)).save(path)
+    return path
+
+
+def test_a_trained_checkpoint_trains_on_in_python_that_never_imports_yolo_attn(trained: Path, run) -> None:
+    arguments = ", ".join(a.replace("=", "=", 1) for a in TRAIN).replace("data=shapes.yaml", "data='shapes.yaml'")
+    code = f"from ultralytics import YOLO; YOLO({str(trained)!r}).train({arguments}, project='out', name='again')"
+    done = run("python", "-c", code)
+    assert "yolo_attn.layers.cbam.CBAM" in done.stdout + done.stderr
+
+
+def test_a_fresh_interpreter_unpickles_a_checkpoint(trained: Path, run) -> None:
+    code = (
+        "import sys, torch\n"
+        f"model = torch.load({str(trained)!r}, weights_only=False)['model']\n"
+        "print([type(m).__module__ for m in model.model if type(m).__name__ == 'CBAM'])"
+    )
+    assert "['yolo_attn.layers.cbam']" in run("python", "-c", code).stdout
+
+
+def test_a_checkpoint_loads_under_restricted_loading(trained: Path, run) -> None:
+    tasks = pytest.importorskip("ultralytics.nn.tasks")
+    if not hasattr(tasks, "SAFE_LOAD"):
+        pytest.skip("this Ultralytics has no restricted loading")
+    code = f"from ultralytics import YOLO; print(type(YOLO({str(trained)!r}).model.model[10]).__name__)"
+    assert "CBAM" in run("python", "-c", code, ULTRALYTICS_SAFE_LOAD="1").stdout
+
+
+def test_the_generated_multi_gpu_worker_knows_the_layers(run, tmp_path: Path) -> None:
+    # The host starts one process per GPU from a file it writes; the file is run here as a single CPU process.
+    code = f"""
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.dist import generate_ddp_file
+arguments = dict(a.split("=") for a in {TRAIN!r})
+arguments = {{k: float(v) if "." in v and k == "fraction" else int(v) if v.isdigit() else v for k, v in arguments.items()}}
+arguments["plots"] = False
+trainer = DetectionTrainer(overrides=dict(arguments, model="yolov8n-se.yaml", device="cpu", project="out", name="ddp"))
+print("FILE", generate_ddp_file(trainer))
+"""
+    made = run("python", "-c", code)
+    worker = made.stdout.split("FILE", 1)[1].strip()
+    done = run("python", worker)
+    Path(worker).unlink()
+    assert "yolo_attn.layers.se.SE" in done.stdout + done.stderr
+
+
+def test_names_resolve_from_any_folder_and_the_users_file_wins(run, tmp_path: Path) -> None:
+    code = (
+        "from ultralytics import YOLO\n"
+        "m = YOLO('yolov8s-coordatt-neck.yaml').model\n"
+        "print(m.yaml['scale'], m.yaml['yaml_file'], sum(type(x).__name__ == 'CoordAtt' for x in m.model))"
+    )
+    assert "s yolov8s-coordatt-neck.yaml 3" in run("python", "-c", code).stdout
+    for name in ("yolov8-coordatt-neck.yaml", "yolov8s-coordatt-neck.yaml"):
+        text = models.find_model("yolov8-coordatt-neck.yaml").read_text().replace("CoordAtt", "SE")
+        (tmp_path / name).write_text(text)
+        assert "s yolov8s-coordatt-neck.yaml 0" in run("python", "-c", code).stdout
+        (tmp_path / name).unlink()
+
+
+def test_a_wrong_model_name_gets_the_nearest(run) -> None:
+    done = run("python", "-c", "from ultralytics import YOLO; YOLO('yolov8n-cbamm.yaml')", ok=False)
+    assert "'yolov8n-cbamm.yaml' does not exist" in done.stderr or "yolov8-cbamm.yaml" in done.stderr
+    assert "did you mean 'yolov8-cbam.yaml'" in done.stderr
+
+
+def test_a_bad_row_ends_the_command_with_one_clear_error(run, tmp_path: Path) -> None:
+    text = models.find_model("yolov8-cbam.yaml").read_text().replace("CBAM, []", "CBAM, {ratio: 8}")
+    (tmp_path / "mine.yaml").write_text(text)
+    done = run("yolo", "train", "model=mine.yaml", *TRAIN, ok=False)
+    assert "mine.yaml, row 10: CBAM(reduction=16" in done.stderr
+    assert "has no argument 'ratio'; did you mean 'reduction'?" in done.stderr
+
+
+def test_the_hook_can_be_turned_off_and_an_import_suffices_then(run) -> None:
+    code = "from ultralytics import YOLO; YOLO('yolov8n-cbam.yaml')"
+    assert "FileNotFoundError" in run("python", "-c", code, ok=False, YOLO_ATTN_AUTOLOAD="0").stderr
+    run("python", "-c", "import yolo_attn; " + code, YOLO_ATTN_AUTOLOAD="0")
+    run("python", "-c", "from ultralytics import YOLO; import ultralytics.nn.tasks, yolo_attn; YOLO('yolov8n-cbam.yaml')",
+        YOLO_ATTN_AUTOLOAD="0")  # fmt: skip
+
+
+def test_the_hook_imports_neither_torch_nor_ultralytics(run) -> None:
+    code = "import sys; print('yolo_attn.host.startup' in sys.modules, {'torch', 'ultralytics', 'numpy'} & set(sys.modules))"
+    assert run("python", "-c", code).stdout.strip() == "True set()"
+    before = set(run("python", "-c", "import sys; print(*sys.modules)", YOLO_ATTN_AUTOLOAD="0").stdout.split())
+    after = set(run("python", "-c", "import sys; print(*sys.modules)").stdout.split())
+    assert after - before == {"yolo_attn", "yolo_attn.host", "yolo_attn.host.startup"}
+
+
+def test_an_error_in_the_hook_never_stops_an_interpreter(run, tmp_path: Path) -> None:
+    hook = PACKAGE.parent / "yolo_attn.pth"
+    if not hook.is_file():
+        hook = next(Path(p) / "yolo_attn.pth" for p in sys.path if (Path(p) / "yolo_attn.pth").is_file())
+    site = tmp_path / "site"
+    (site / "yolo_attn").mkdir(parents=True)
+    (site / "yolo_attn" / "__init__.py").write_text("raise RuntimeError('broken')")
+    (site / "yolo_attn.pth").write_text(hook.read_text())
+    code = f"import sys, site; sys.path.insert(0, {str(site)!r}); site.addsitedir({str(site)!r}); print('alive')"
+    done = run("python", "-S", "-c", code)
+    assert done.stdout.strip() == "alive" and not done.stderr
+    proof = run("python", "-S", "-c", code.replace("print('alive')", "import yolo_attn"), ok=False)
+    assert "RuntimeError: broken" in proof.stderr  # the hook did meet the broken package
+
+
+def test_an_error_of_ours_leaves_the_hosts_import_alone(run) -> None:
+    code = (
+        "import sys; sys.modules['yolo_attn.host.patch'] = None\n"  # makes our import fail
+        "from ultralytics import YOLO; YOLO('yolov8n.yaml'); print('alive')"
+    )
+    done = run("python", "-c", code)
+    assert "alive" in done.stdout and "Run: yolo-attn doctor" in done.stderr
+
+
+def test_plain_ultralytics_behaves_as_without_us(run) -> None:
+    code = (
+        "import hashlib, torch\n"
+        "from ultralytics import YOLO\n"
+        "torch.manual_seed(0)\n"
+        "m = YOLO('yolov8n.yaml')\n"
+        "h = hashlib.sha256()\n"
+        "[h.update(k.encode() + v.numpy().tobytes()) for k, v in m.model.state_dict().items()]\n"
+        "print(h.hexdigest(), m.model.yaml, str(m.model))\n"
+        "try: YOLO('yolov8n-nothing.yaml')\n"
+        "except FileNotFoundError as e: print(e)\n"
+    )
+    with_us, without = run("python", "-c", code), run("python", "-c", code, YOLO_ATTN_AUTOLOAD="0")
+    assert with_us.stdout == without.stdout
+    assert with_us.stderr == without.stderr
+
+
+def test_doctor_says_what_is_patched_and_what_is_wrong(run) -> None:
+    import ultralytics
+
+    done = run("yolo-attn", "doctor")
+    for said in (ultralytics.__version__, str(Path(ultralytics.__file__).parent), "CBAM", "torch", "device", "All is well."):
+        assert said in done.stdout
+    assert "off (YOLO_ATTN_AUTOLOAD=0)" in run("yolo-attn", "doctor", YOLO_ATTN_AUTOLOAD="0").stdout
+    pasted = (
+        "import ultralytics.nn.tasks as t, sys\n"
+        "t.CBAM = type('CBAM', (), {})\n"
+        "from yolo_attn.cli import main; sys.exit(main(['doctor']))"
+    )
+    sick = run("python", "-c", pasted, ok=False, YOLO_ATTN_AUTOLOAD="0")
+    assert "WRONG" in sick.stdout and "already has another 'CBAM'" in sick.stdout
+
+
+def test_yolo_attn_layers_prints_every_layer(run) -> None:
+    listed = run("python", "-m", "yolo_attn", "layers").stdout
+    assert all(f"[-1, 1, {name}, [" in listed for name in yolo_attn.list_layers())

@@ -1,0 +1,204 @@
+"""Data YAMLs whose splits are COCO JSON files, resolved to what Ultralytics expects of a data set.
+
+::
+
+    path: .                        # root of what follows; the YAML's own folder if left out
+    train: annotations/train.json
+    val: annotations/val.json
+    images: images                 # one folder, or {train: images/train, val: images/val}; see ``usual_folders``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .cache import VARIABLE, cache_folder
+from .coco_table import merge_categories, read_table
+from .errors import DataError, nearest
+
+SPLITS = ("train", "val", "test")
+# Value of the key `generate` -> function that makes the data set on first use and returns its folder.
+GENERATORS = {"shapes": "yolo_attn.shapes:ensure_shapes"}
+
+
+def read_yaml(path: str | Path) -> dict[str, Any] | None:
+    """Return the mapping in a YAML file, or None if there is none to read."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def is_coco(data: Mapping[str, Any] | None) -> bool:
+    """Return whether a data description names a COCO JSON as one of its splits, or generates one."""
+    return bool(data) and ("generate" in data or any(_is_json(data.get(split)) for split in SPLITS))
+
+
+def usual_folders(json_path: Path, split: str) -> list[Path]:
+    """Return the existing folders where images are looked for when none is named, the most specific first.
+
+    For ``ann/instances_x.json`` as ``train`` these are ``ann/../images/train``, ``ann/../images/x``, ``ann/../x``,
+    ``ann/../train``, ``ann/images/train``, ``ann``, ``ann/images`` and ``ann/../images``.
+    """
+    here, up = json_path.parent, json_path.parent.parent
+    stem = json_path.stem.removeprefix("instances_")
+    folders = [
+        up / "images" / split, up / "images" / stem, up / stem, up / split, here / "images" / split,
+        here, here / "images", up / "images",
+    ]  # fmt: skip
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def describe(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve a COCO-format data description.
+
+    Args:
+        data: A data YAML, or its content (relative paths then start from the working directory).
+
+    Returns:
+        What Ultralytics keeps of a data set (``path, train, val, test, names, nc, channels, yaml_file``; a split that
+        is not there is None, the others are absolute paths of the JSON files), and ``coco``: for each split its
+        ``json`` and ``images`` folders, and ``category_ids``: the category id of each class.
+
+    Raises:
+        DataError: If the description or one of its JSON files cannot be used.
+    """
+    if isinstance(data, Mapping):
+        given, file, base = dict(data), None, Path.cwd()
+    else:
+        file = Path(data).absolute()
+        given, base = read_yaml(file) or {}, file.parent
+        if not given:
+            raise DataError(f"{data}: not a data YAML; it needs lines like 'train: annotations/train.json'")
+    label = str(file or "data")
+    root = _generated(label, given["generate"]) if "generate" in given else _root(label, given, base)
+
+    coco: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        value = given.get("validation") if split == "val" and "val" not in given else given.get(split)
+        if value is None:
+            continue
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if not _is_json(value):
+            raise DataError(f"{label}: '{split}: {value}' must name one .json file, as the other splits do")
+        json_path = _absolute(root, value)
+        if not json_path.is_file():
+            raise DataError(f"{label}: '{split}: {value}': no such file: {json_path}")
+        folders = _image_folders(label, given.get("images"), split, root) or usual_folders(json_path, split)
+        coco[split] = {"json": str(json_path), "images": [str(folder) for folder in folders]}
+    if not coco:
+        raise DataError(f"{label}: names no split; it needs 'train:' and 'val:'{_typo(given)}")
+
+    categories = merge_categories([read_table(split["json"]) for split in coco.values()])
+    names = {i: name for i, (_, name) in enumerate(categories)}
+    _check_names(label, given, list(names.values()))
+    return {
+        **{k: v for k, v in given.items() if k not in {"generate", "images", "validation"}},
+        "path": root,
+        **{split: coco[split]["json"] if split in coco else None for split in SPLITS},
+        "names": names,
+        "nc": len(names),
+        "channels": given.get("channels", 3),
+        **({"yaml_file": str(file)} if file else {}),
+        "coco": coco,
+        "category_ids": [id_ for id_, _ in categories],
+    }
+
+
+def write_description(splits: Mapping[str, tuple[str | Path, str | Path | None]]) -> Path:
+    """Write a data YAML for JSON files and image folders into the cache folder, named by its content.
+
+    Args:
+        splits: Split -> (JSON file, image folder or None).
+
+    Raises:
+        DataError: If the cache folder cannot be written.
+    """
+    content: dict[str, Any] = {split: str(Path(json_path).absolute()) for split, (json_path, _) in splits.items()}
+    images = {split: str(Path(folder).absolute()) for split, (_, folder) in splits.items() if folder is not None}
+    if images:
+        content["images"] = images
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    file = cache_folder() / "data" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(file)
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {error.strerror}; set {VARIABLE} to a folder you can write") from error
+    return file
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return isinstance(value, str | Path) and str(value).lower().endswith(".json")
+
+
+def _generated(label: str, name: Any) -> Path:
+    if name not in GENERATORS:
+        raise DataError(f"{label}: 'generate: {name}' is unknown; known: {', '.join(GENERATORS)}")
+    module, _, function = GENERATORS[name].partition(":")
+    return getattr(importlib.import_module(module), function)()
+
+
+def _root(label: str, given: Mapping[str, Any], base: Path) -> Path:
+    value = given.get("path")
+    if value is None:
+        return base
+    if not isinstance(value, str | Path):
+        raise DataError(f"{label}: 'path: {value}' must be a folder")
+    tried = dict.fromkeys([_absolute(base, value), _absolute(Path.cwd(), value)])
+    for root in tried:
+        if root.is_dir():
+            return root
+    raise DataError(f"{label}: 'path: {value}': no such folder; looked for {' and '.join(map(str, tried))}")
+
+
+def _image_folders(label: str, images: Any, split: str, root: Path) -> list[Path]:
+    if isinstance(images, Mapping):
+        unknown = [key for key in images if key not in SPLITS]
+        if unknown:
+            raise DataError(f"{label}: 'images:' has {unknown[0]!r}; its keys are {', '.join(SPLITS)}")
+        images = images.get(split)
+    values = images if isinstance(images, list) else [] if images is None else [images]
+    folders = []
+    for value in values:
+        folder = _absolute(root, value) if isinstance(value, str | Path) else None
+        if folder is None or not folder.is_dir():
+            raise DataError(f"{label}: 'images: {value}' for {split!r}: no such folder" + (f": {folder}" if folder else ""))
+        folders.append(folder)
+    return folders
+
+
+def _absolute(base: Path, value: str | Path) -> Path:
+    return Path(os.path.normpath(base / Path(value).expanduser()))
+
+
+def _check_names(label: str, given: Mapping[str, Any], names: list[str]) -> None:
+    """Names and their number come from the JSON; saying something else beside it is an error."""
+    said = given.get("names")
+    if isinstance(said, Mapping):
+        said = [said[key] for key in sorted(said, key=lambda key: (isinstance(key, str), key))]
+    if said is not None and (not isinstance(said, list) or list(map(str, said)) != names):
+        raise DataError(
+            f"{label}: 'names: {said}' are not those of the JSON files, {names}; leave 'names:' out, they are read "
+            "from the JSON, in the order of the category ids"
+        )
+    if given.get("nc") not in {None, len(names)}:
+        raise DataError(f"{label}: 'nc: {given['nc']}' but the JSON files have {len(names)} categories; leave 'nc:' out")
+
+
+def _typo(given: Mapping[str, Any]) -> str:
+    hints = {hint for key in given if (hint := nearest(str(key), SPLITS, cutoff=0.7))}
+    return "".join(sorted(hints))

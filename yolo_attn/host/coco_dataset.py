@@ -1,0 +1,102 @@
+"""The host's dataset, fed from a COCO JSON: no label files, and no cache file beside the user's images."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.utils import LOCAL_RANK, LOGGER
+
+from ..cache import VARIABLE, cache_folder
+from ..coco import Id, load_index
+from ..errors import DataError
+
+
+class COCODataset(YOLODataset):
+    """Detection dataset of one split of a description made by ``yolo_attn.data_yaml.describe``.
+
+    Attributes:
+        image_ids: Path of an image -> its ids in the JSON.
+        json_file: The JSON file.
+    """
+
+    image_ids: dict[str, tuple[Id, ...]]
+    json_file: str
+
+    def get_img_files(self, img_path: str | list[str]) -> list[str]:
+        """Return the images that the JSON lists and that can be read, in the host's order, cut to ``fraction``."""
+        json_path = img_path[0] if isinstance(img_path, list) else img_path
+        split = next((s for s in self.data["coco"].values() if s["json"] == json_path), None)
+        if split is None:
+            raise DataError(f"{json_path} is none of the splits of {self.data.get('yaml_file', 'the data')}")
+        names = [self.data["names"].get(i, "") for i in range(len(self.data["category_ids"]))]
+        categories = list(zip(self.data["category_ids"], names, strict=True))
+        self.json_file = json_path
+        self._index = load_index(json_path, split["images"], categories)
+        if LOCAL_RANK in {-1, 0}:
+            LOGGER.info(f"{self.prefix}{self._index.summary()}")
+        if self.augment and not self._index.counts["boxes"]:
+            raise DataError(f"{json_path}: none of its 'annotations' can be trained on; {self._index.summary()}")
+        files = sorted(self._index.files)
+        # A count of images or, as in older hosts also for the integer 1, a share of them.
+        is_count = isinstance(self.fraction, int) and self.fraction > 1
+        count = self.fraction if is_count else max(1, round(len(files) * self.fraction))
+        return files[:count]
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        """Return one label per image, as the host's own ``get_labels`` does."""
+        index = self._index
+        del self._index  # workers get the dataset pickled; the labels hold all that is needed
+        position = {file: i for i, file in enumerate(index.files)}
+        self.image_ids = {file: index.ids[position[file]] for file in self.im_files}
+        labels = []
+        for file in self.im_files:
+            cls, bboxes = index.labels(position[file])
+            labels.append(
+                {
+                    "im_file": file,
+                    "shape": tuple(index.sizes[position[file]].tolist()),
+                    "cls": cls,
+                    "bboxes": bboxes,
+                    "segments": [],
+                    "keypoints": None,
+                    "normalized": True,
+                    "bbox_format": "xywh",
+                }
+            )
+        self._pixels = sum(h * w for h, w in (label["shape"] for label in labels))
+        return labels
+
+    @property
+    def npy_files(self) -> list[Path]:
+        """Where decoded images are cached; the host would put them beside the images."""
+        return self._npy_files
+
+    @npy_files.setter
+    def npy_files(self, beside_images: list[Path]) -> None:
+        self._npy_files = [_npy_file(Path(file)) for file in self.im_files]
+
+    def check_cache_disk(self, safety_margin: float = 0.1) -> bool:
+        """Return whether the cache folder can be written and has room for all decoded images."""
+        folder = cache_folder() / "images"
+        needed = self._pixels * getattr(self, "channels", 3) * (1 + safety_margin)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free + sum(f.stat().st_size for f in self.npy_files if f.exists())
+            problem = f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free" if needed > free else ""
+        except OSError as error:
+            problem = str(error.strerror)
+        if problem:
+            self.cache = None
+            LOGGER.warning(f"{self.prefix}images are not cached in {folder}: {problem}; {VARIABLE} names another folder")
+        return not problem
+
+
+def _npy_file(image: Path) -> Path:
+    """Return the cache file of an image as it is now: a changed image gets another one."""
+    stat = image.stat()
+    key = f"{image.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return cache_folder() / "images" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"

@@ -1,0 +1,177 @@
+"""Train and validate on COCO-format data: what scripts/train.py and scripts/val.py call."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data_yaml import describe, is_coco, read_yaml, write_description
+from ..errors import DataError, YoloAttnError
+from .data import find_data
+
+DEFAULT_DATA = "shapes.yaml"
+
+
+def train(model: str | Path, data: str | Path = DEFAULT_DATA, **arguments: Any) -> dict[str, Any]:
+    """Train a detection model; the best checkpoint is validated with both mAPs.
+
+    Args:
+        model: Model YAML or checkpoint, by name or path.
+        data: Data YAML, ours, the host's or your own.
+        **arguments: Any training argument of Ultralytics. The device is a GPU if there is one.
+
+    Returns:
+        ``save_dir``, ``weights`` (the best checkpoint), and with COCO-format data ``coco``, ``ultralytics`` and
+        ``predictions``.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    from .coco_trainer import COCOTrainer
+
+    _check_data(data, ("train", "val"))
+    yolo = _load(model)
+    with _PlainErrors():
+        yolo.train(trainer=COCOTrainer, data=str(data), **arguments)
+    trainer: Any = yolo.trainer
+    weights = trainer.best if Path(trainer.best).exists() else trainer.last
+    return {"save_dir": str(trainer.save_dir), "weights": str(weights), **_report(Path(trainer.save_dir))}
+
+
+def val(weights: str | Path, data: str | Path = DEFAULT_DATA, **arguments: Any) -> dict[str, Any]:
+    """Validate a checkpoint with both mAPs.
+
+    Args:
+        weights: Checkpoint.
+        data: Data YAML, ours, the host's or your own.
+        **arguments: Any validation argument of Ultralytics.
+
+    Returns:
+        ``save_dir``, ``weights``, and with COCO-format data ``coco``, ``ultralytics`` and ``predictions``.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    from .coco_trainer import COCOValidator
+
+    _check_data(data, (arguments.get("split", "val"),))
+    made: list[Any] = []
+
+    def validator(*args: Any, **kwargs: Any) -> Any:
+        made.append(COCOValidator(*args, **kwargs))
+        return made[-1]
+
+    yolo = _load(weights)
+    with _PlainErrors():
+        yolo.val(validator=validator, data=str(data), **arguments)
+    save_dir = Path(made[-1].save_dir)
+    return {"save_dir": str(save_dir), "weights": str(weights), **_report(save_dir)}
+
+
+def parse(argv: Sequence[str] | None, verb: str) -> dict[str, Any]:
+    """Return the arguments of ``train`` or ``val`` from a command line.
+
+    Args:
+        argv: Words after the script's name; those of the process if None.
+        verb: ``"train"`` or ``"val"``.
+    """
+    subject = "model" if verb == "train" else "weights"
+    parser = argparse.ArgumentParser(
+        description=f"{verb} on COCO-format data",
+        epilog="Everything else is key=value as for the yolo command: imgsz=320 epochs=3 amp=False",
+    )
+    parser.add_argument(f"--{subject}", help="model YAML or checkpoint" if verb == "train" else "checkpoint")
+    parser.add_argument("--data", help=f"data YAML (default: {DEFAULT_DATA}, generated on first use)")
+    for split in ("train", "val", "test"):
+        parser.add_argument(f"--{split}-json", metavar="FILE", help=f"COCO JSON to {verb} with, instead of --data")
+        parser.add_argument(f"--{split}-images", metavar="FOLDER", help="folder of its images")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any argument of Ultralytics")
+    flags = vars(parser.parse_intermixed_args(argv))
+
+    arguments = _overrides(flags["overrides"])
+    for key, value in ((subject, flags[subject]), ("data", flags["data"]), ("data", _flag_data(flags))):
+        if value is not None and key in arguments:
+            raise DataError(f"{key} is given twice, as {arguments[key]} and as {value}")
+        if value is not None:
+            arguments[key] = value
+    if verb == "val" and "model" in arguments:
+        arguments.setdefault("weights", arguments["model"])
+        del arguments["model"]
+    if subject not in arguments:
+        parser.error(f"--{subject} is needed")
+    return arguments
+
+
+def _overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read key=value words as the yolo command does; a bare name of a switch turns it on."""
+    from ultralytics.cfg import check_dict_alignment, parse_key_value_pair
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    arguments: dict[str, Any] = {}
+    for word in words:
+        if "=" in word and word.partition("=")[2].strip():
+            key, value = parse_key_value_pair(word)
+            arguments[key] = value
+        elif isinstance(DEFAULT_CFG_DICT.get(word), bool):
+            arguments[word] = True
+        else:
+            raise DataError(f"{word!r} is not key=value; write for example imgsz=320")
+    known = {**DEFAULT_CFG_DICT, "weights": None}
+    check_dict_alignment(known, {key: value for key, value in arguments.items() if key != "trainer"})
+    return arguments
+
+
+def _flag_data(flags: dict[str, Any]) -> str | None:
+    """Return a data YAML in the cache folder for the --*-json flags, or None without them."""
+    splits = {}
+    for split in ("train", "val", "test"):
+        json_path, folder = flags[f"{split}_json"], flags[f"{split}_images"]
+        if json_path is not None:
+            splits[split] = (json_path, folder)
+        elif folder is not None:
+            raise DataError(f"--{split}-images {folder} needs --{split}-json")
+    return str(write_description(splits)) if splits else None
+
+
+def _check_data(data: str | Path, splits: Sequence[str]) -> None:
+    """Raise before a model is built if the data is COCO format and broken; the host checks its own formats."""
+    file = find_data(data)
+    if file is None or not is_coco(read_yaml(file)):
+        return
+    found = describe(file)
+    for split in splits:
+        if not found.get(split):
+            raise DataError(f"{data}: no '{split}:'; it names {', '.join(found['coco'])}")
+
+
+def _load(model: str | Path) -> Any:
+    from ultralytics import YOLO
+
+    import yolo_attn
+
+    yolo_attn.install()
+    yolo = YOLO(str(model))
+    if yolo.task != "detect":
+        raise DataError(f"{model} is a {yolo.task} model; COCO JSON trains and validates detect models")
+    return yolo
+
+
+def _report(save_dir: Path) -> dict[str, Any]:
+    from .coco_trainer import REPORT
+
+    file = save_dir / REPORT
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+class _PlainErrors:
+    """Context that lets our own errors through as they are where the host wraps them in its own."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if error is not None and isinstance(error.__cause__, YoloAttnError):
+            raise error.__cause__ from None

@@ -1,0 +1,96 @@
+"""Data joints: the host resolves COCO-format data YAMLs and our demo sets, and builds our dataset for them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..data_yaml import describe, is_coco, read_yaml
+from ..errors import DataError, HostError
+from .models import cfg_folder
+
+_YAML = (".yaml", ".yml")
+
+
+def dataset_names() -> list[str]:
+    """Return the names of the data YAMLs of this package."""
+    return sorted(path.name for path in (cfg_folder() / "datasets").glob("*.yaml"))
+
+
+def find_data(name: str | Path) -> Path | None:
+    """Return the COCO-format data YAML that a user's ``data=`` means, or None if the host shall look itself.
+
+    A file of that path wins; ``shapes.yaml`` or ``shapes`` without a folder then means ours.
+    """
+    path = Path(name)
+    if path.is_file():
+        if path.suffix.lower() == ".json":
+            raise DataError(
+                f"data={name}: name the JSON in a data YAML with 'train:', 'val:' and 'images:', or give it to "
+                "scripts/train.py as --train-json or --val-json"
+            )
+        return path.absolute() if path.suffix.lower() in _YAML and is_coco(read_yaml(path)) else None
+    if path.exists() or str(name) != path.name:
+        return None
+    ours = cfg_folder() / "datasets" / (path.name if path.suffix.lower() in _YAML else f"{path.name}.yaml")
+    return ours if ours.is_file() else None
+
+
+def check_det_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``check_det_dataset`` that resolves COCO-format data YAMLs; everything else goes to the host's own."""
+
+    @functools.wraps(original)
+    def check_det_dataset(dataset: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        file = find_data(dataset)
+        return original(dataset, *args, **kwargs) if file is None else describe(file)
+
+    return check_det_dataset
+
+
+def build_yolo_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``build_yolo_dataset`` that builds a ``COCODataset`` for COCO-format data.
+
+    Raises:
+        HostError: If the host's function does not build a ``YOLODataset``.
+    """
+    code = getattr(original, "__code__", None)
+    if code is None or "YOLODataset" not in code.co_names:
+        raise HostError("build_yolo_dataset of this Ultralytics builds no YOLODataset: COCO-format data cannot be used")
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def build_yolo_dataset(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        data = given.get("data")
+        if not isinstance(data, dict) or "coco" not in data:
+            return original(*args, **kwargs)
+        _check_request(given, data)
+        return _with_coco_dataset(original)(*args, **kwargs)
+
+    return build_yolo_dataset
+
+
+def _check_request(given: dict[str, Any], data: dict[str, Any]) -> None:
+    file = data.get("yaml_file", "the data description")
+    task = getattr(given["cfg"], "task", "detect")
+    if task != "detect" or given.get("multi_modal"):
+        raise DataError(f"{file}: COCO JSON trains and validates detect models; this is a {task} model")
+    if not given["img_path"]:
+        wanted = given.get("mode", "train")
+        there = ", ".join(data["coco"])
+        raise DataError(f"{file}: the split needed for {wanted!r} is not named; it has {there}")
+
+
+def _with_coco_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the host's own function with its ``YOLODataset`` bound to ours."""
+    from .coco_dataset import COCODataset
+
+    assert isinstance(original, types.FunctionType)
+    names = {**original.__globals__, "YOLODataset": COCODataset}
+    clone = types.FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
+    clone.__kwdefaults__ = original.__kwdefaults__
+    return clone

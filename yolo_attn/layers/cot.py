@@ -1,0 +1,84 @@
+"""CoT adds to the local (static) context of the keys the values weighted by a softmax over the pixels of each channel.
+
+Paper: Contextual Transformer Networks for Visual Recognition, arXiv 2107.12292.
+Official code: JDAI-CV/CoTNet (own licence).
+Differs: the widely copied version, much simpler than the official layer, and no checkpoint of one fits the other. Official:
+[x; keys] in this order, weights used as local convolutions over k x k neighbourhoods shared by 8 channels, group norm,
+batch norm and swish, and a two-way softmax that blends static and dynamic context.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import _checks as check
+from ._norm import batch_norm
+
+GROUPS = 4
+
+
+class CoT(nn.Module):
+    """Replace the map by its local context plus a share of every value, weighted over the pixels of its channel.
+
+    Three 1x1 products run as functions on views of the weights: counters that hook modules do not see them.
+
+    Paper: Contextual Transformer Networks for Visual Recognition, 2021, arXiv 2107.12292.
+
+    Args:
+        channels: Width C of the map, a multiple of 4.
+        kernel_size: Side of the key convolution's kernel in pixels, odd; it may exceed the map.
+
+    Shape:
+        ``(B, C, H, W) -> (B, C, H, W)``; O(HW) time and memory.
+
+    Raises:
+        ValueError: If ``channels`` is not a positive multiple of 4, or ``kernel_size`` is not odd and positive.
+
+    Example:
+        ``[-1, 1, CoT, [3]]``
+
+        >>> layer = CoT(64, kernel_size=3)
+        >>> y = layer(torch.randn(2, 64, 20, 20))
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.channels = check.integer("channels", channels)
+        self.kernel_size = k = check.odd("kernel_size", kernel_size)
+        check.divisible("channels", channels, "groups", GROUPS)
+        hidden = channels // 2
+        self.key_embed = nn.Sequential(
+            nn.Conv2d(channels, channels, k, padding=k // 2, groups=GROUPS, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+        self.value_embed = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
+        self.attention_embed = nn.Sequential(
+            nn.Conv2d(2 * channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, k * k * channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = F.relu(batch_norm(self.key_embed[1], self.key_embed[0](x)))
+        values = batch_norm(self.value_embed[1], self.value_embed[0](x))
+        logits = self._logits(keys, x).flatten(2)  # (B, C, N)
+        # A weight is about 1 / N: float32 keeps it and its product with the values.
+        weights = logits.softmax(2, dtype=torch.promote_types(logits.dtype, torch.float32))
+        dynamic = (weights * values.flatten(2)).reshape(x.shape)  # (B, C, H, W)
+        return (keys + dynamic).to(x.dtype)
+
+    def _logits(self, keys: Tensor, x: Tensor) -> Tensor:
+        mix, norm, relu, last = self.attention_embed
+        # A product with the concatenation [keys; x] is the sum of two products; no concatenated map is stored.
+        hidden = F.conv2d(keys, mix.weight[:, : self.channels]) + F.conv2d(x, mix.weight[:, self.channels :])
+        hidden = relu(batch_norm(norm, hidden))  # (B, C / 2, H, W)
+        # The mean of k * k outputs of a 1x1 convolution is one 1x1 convolution with the mean weights.
+        weight = last.weight.unflatten(0, (self.channels, -1)).mean(1)  # (C, C / 2, 1, 1)
+        return F.conv2d(hidden, weight, last.bias.unflatten(0, (self.channels, -1)).mean(1))  # (B, C, H, W)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, kernel_size={self.kernel_size}"
