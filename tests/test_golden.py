@@ -21,7 +21,7 @@ from yolo_attn.layers import regional_routing_attention
 GOLDEN = Path(os.environ.get("YOLO_ATTN_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 MANIFEST = GOLDEN / "manifest.json"
 CASES = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.is_file() else []
-WIDTH_NAMES = {"channel", "channels", "in_channels", "dim", "inp"}
+WIDTH_NAMES = {"channel", "channels", "in_channels", "in_dim", "dim", "inp"}
 TOLERANCE = {torch.float32: (1e-5, 5e-5), torch.float64: (3e-7, 3e-7)}
 
 pytestmark = pytest.mark.skipif(not CASES, reason=f"golden files not found in {GOLDEN}")

@@ -34,14 +34,13 @@ def evaluate(
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    # The evaluator needs integer ids. Ranks keep the order of the ids, on which ties between equal scores depend.
+    # The evaluator needs positive integer ids, and matches by annotation id. Ranks keep the order of the images, on
+    # which ties between equal scores depend.
     image_rank = _ranks(table.image_ids)
     category_rank = _ranks([id_ for id_, _ in table.categories])
-    unique = len(set(table.annotation_ids)) == len(table.annotation_ids)
-    own_ids = unique and all(type(id_) is int and 0 < id_ < 2**53 for id_ in table.annotation_ids)
     truth = [
         {
-            "id": table.annotation_ids[i] if own_ids else i + 1,
+            "id": i + 1,
             "image_id": image_rank[table.image_ids[table.image_of[i]]],
             "category_id": int(table.category_of[i]) + 1,
             "bbox": box,
@@ -74,6 +73,21 @@ def evaluate(
         judge.params.catIds = sorted(category_rank[id_] for id_ in category_ids if id_ in category_rank)
     judge.run()
     return dict(zip(NUMBERS, map(float, judge.stats[: len(NUMBERS)]), strict=True))
+
+
+def notes(table: CocoTable) -> list[str]:
+    """Return what another evaluator would do differently with this ground truth, one sentence each."""
+    said = []
+    ids = table.annotation_ids
+    repeated = len(ids) - len(set(map(repr, ids)))
+    if any(type(id_) is int and id_ == 0 for id_ in ids):
+        said.append("an annotation has id 0, which pycocotools takes for 'not matched'; here it counts")
+    if repeated:
+        said.append(f"{repeated} annotation ids are repeated or missing; pycocotools would lose boxes, here all count")
+    bare = int(np.isnan(table.areas).sum())
+    if bare:
+        said.append(f"{bare} annotations have no 'area'; width x height of the box is used")
+    return said
 
 
 def render(numbers: dict[str, float]) -> str:

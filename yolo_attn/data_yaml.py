@@ -195,7 +195,7 @@ def _check_names(label: str, given: Mapping[str, Any], names: list[str]) -> None
             f"{label}: 'names: {said}' are not those of the JSON files, {names}; leave 'names:' out, they are read "
             "from the JSON, in the order of the category ids"
         )
-    if given.get("nc") not in {None, len(names)}:
+    if given.get("nc") not in (None, len(names)):
         raise DataError(f"{label}: 'nc: {given['nc']}' but the JSON files have {len(names)} categories; leave 'nc:' out")
 
 

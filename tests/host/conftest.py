@@ -33,7 +33,7 @@ def run(tmp_path: Path, host_settings: dict[str, str]) -> Run:
     def run(*command: str, ok: bool = True, **env: str) -> subprocess.CompletedProcess:
         program, *rest = command
         path = {"python": sys.executable}.get(program, str(Path(sys.executable).with_name(program)))
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "ULTRALYTICS_", "PYTHONPATH"))}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "ULTRALYTICS_", "PYTEST_"))}
         done = subprocess.run(
             [path, *rest],
             cwd=tmp_path,

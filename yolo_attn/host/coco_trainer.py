@@ -10,7 +10,7 @@ from typing import Any
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.utils import LOGGER, RANK
 
-from ..coco_eval import evaluate, render
+from ..coco_eval import evaluate, notes, render
 from ..coco_table import read_table
 from ..errors import DataError
 
@@ -91,9 +91,7 @@ class COCOValidator(DetectionValidator):
         classes = self.args.classes
         category_ids = None if classes is None else [self.data["category_ids"][c] for c in _as_list(classes)]
         self.coco_stats = evaluate(table, self.jdict, image_ids, category_ids, not self.args.single_cls)
-        stats.update(
-            {key: self.coco_stats[name] for key, name in _AREA_KEYS.items() if key in stats},
-        )
+        stats.update({key: self.coco_stats[name] for key, name in _AREA_KEYS.items() if key in stats})
         own = {"mAP50-95": float(self.metrics.box.map), "mAP50": float(self.metrics.box.map50)}
         report = {
             "coco": self.coco_stats,
@@ -101,11 +99,11 @@ class COCOValidator(DetectionValidator):
             "json": dataset.json_file,
             "images": len(image_ids),
             "images_in_json": len(table.image_ids),
-            "predictions": str(self._predictions_file()),
+            "predictions": str(self._predictions_file().absolute()),
+            "notes": notes(table),
         }
         (self.save_dir / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
-        if self.args.verbose or not self.training:
-            LOGGER.info(render_report(report, self.args.max_det))
+        LOGGER.info(render_report(report, self.args.max_det))
         return stats
 
     def _is_official(self) -> bool:
@@ -156,7 +154,8 @@ def render_report(report: dict[str, Any], max_det: int) -> str:
         f"{'COCO':>22}{coco['AP50']:>11.4f}{coco['AP']:>11.4f}\n"
         f"They differ because COCO takes out what falls on crowd regions, keeps 100 boxes per image (Ultralytics "
         f"{max_det}), matches by its own rule, and reads the JSON's own boxes and areas.\n"
-        f"Predictions with the JSON's ids: {report['predictions']}"
+        + "".join(f"Note: {note}.\n" for note in report["notes"])
+        + f"Predictions with the JSON's ids: {report['predictions']}"
     )
 
 

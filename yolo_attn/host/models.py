@@ -50,8 +50,7 @@ def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
         except FileNotFoundError as error:
             found = find_model(str(path))
             if found is None:
-                hint = nearest(_SCALE.sub(r"\1\3", str(path)), model_names(), cutoff=0.8)
-                raise FileNotFoundError(f"{error}{hint}") from error
+                raise FileNotFoundError(f"{error}{_nearest_model(str(path))}") from error
         from ultralytics.nn.tasks import guess_model_scale
 
         d = yaml.safe_load(found.read_text(encoding="utf-8"))
@@ -60,6 +59,14 @@ def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
         return d
 
     return yaml_model_load
+
+
+def _nearest_model(name: str) -> str:
+    """Return a hint if the part after the base model is nearly one of ours, else nothing: most names are the host's."""
+    base, dash, rest = name.partition("-")
+    known = [f"{base}-{model.partition('-')[2]}" for model in model_names()] if dash else []
+    alike = [model for model in known if nearest(rest, [model.partition("-")[2]], cutoff=0.75)]
+    return nearest(name, alike)
 
 
 def base_model(name: str) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 Paper: Poly Kernel Inception Network for Remote Sensing Detection, arXiv 2403.06258.
 Official code: NUST-Machine-Intelligence-Laboratory/PKINet (Apache-2.0).
-Differs: the gate is applied here (official: the block multiplies; ``gate_only=True`` returns the gate), batch norms keep
-PyTorch's eps and momentum (official: 1e-3 and 0.03, and none inside PKINet), and the kernels do not grow from block to
-block.
+Differs: the gate is applied here (official: the block multiplies; ``gate_only=True`` returns the gate), batch norms
+keep PyTorch's eps and momentum (official: 1e-3 and 0.03, and none inside PKINet), and the kernels do not grow from
+block to block.
 """
 
 from __future__ import annotations

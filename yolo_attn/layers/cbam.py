@@ -2,9 +2,9 @@
 
 Paper: CBAM: Convolutional Block Attention Module, arXiv 1807.06521.
 Official code: Jongchan/attention-module (MIT).
-Differs: the two channel layers have no bias by default (official: biases; ``mlp_bias=True``); the spatial convolution has
-a bias and no batch norm (official: the reverse; ``spatial_bn=True``). A widely copied older version adds a residual, uses
-a kernel of 49 and has other keys; Ultralytics' own ``CBAM`` is another function.
+Differs: the two channel layers have no bias by default (official: biases; ``mlp_bias=True``); the spatial convolution
+has a bias and no batch norm (official: the reverse; ``spatial_bn=True``). A widely copied older version adds a
+residual, uses a kernel of 49 and has other keys; Ultralytics' own ``CBAM`` is another function.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Paper: Contextual Transformer Networks for Visual Recognition, arXiv 2107.12292.
 Official code: JDAI-CV/CoTNet (own licence).
-Differs: the widely copied version, much simpler than the official layer, and no checkpoint of one fits the other. Official:
-[x; keys] in this order, weights used as local convolutions over k x k neighbourhoods shared by 8 channels, group norm,
-batch norm and swish, and a two-way softmax that blends static and dynamic context.
+Differs: this is the widely copied version, much simpler than the official layer; no checkpoint of one fits the other.
+Official: [x; keys] in this order, weights used as local convolutions over k x k neighbourhoods shared by 8 channels,
+group norm, batch norm and swish, and a two-way softmax that blends static and dynamic context.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Paper: A^2-Nets: Double Attention Networks, arXiv 1810.11579.
 Official code: none found.
-Differs: the residual around the block is off by default (``residual=True`` gives it). A widely copied older version takes
-both softmaxes over the batch; its checkpoints load here but were trained with another function.
+Differs: the residual around the block is off by default (``residual=True`` gives it). A widely copied older version
+takes both softmaxes over the batch; its checkpoints load here but were trained with another function.
 """
 
 from __future__ import annotations

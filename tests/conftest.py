@@ -1,0 +1,60 @@
+"""Builders shared by the tests of the COCO rooms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def write_image(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a noise image of a size, optionally with an EXIF orientation."""
+
+    def write(name: str, size: tuple[int, int] = (40, 20), orientation: int | None = None) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(len(name)).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        exif = Image.Exif()
+        if orientation:
+            exif[274] = orientation
+        Image.fromarray(pixels).save(path, exif=exif)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_coco(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a COCO JSON from (id, file) images and (image, category, box) annotations."""
+
+    def write(
+        images: list[tuple[Any, ...]],
+        annotations: list[tuple[Any, ...]] = (),
+        categories: dict[Any, str] | None = None,
+        name: str = "annotations/train.json",
+        **replaced: Any,
+    ) -> Path:
+        document = {
+            "images": [
+                {"id": id_, "file_name": file, "width": (size or [(40, 20)])[0][0], "height": (size or [(40, 20)])[0][1]}
+                for id_, file, *size in images
+            ],
+            "annotations": [
+                {"id": i + 1, "image_id": im, "category_id": c, "bbox": list(box), "area": 1.0, "iscrowd": 0, **dict(*more)}
+                for i, (im, c, box, *more) in enumerate(annotations)
+            ],
+            "categories": [{"id": id_, "name": n} for id_, n in (categories or {1: "a", 3: "b"}).items()],
+            **replaced,
+        }
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({k: v for k, v in document.items() if v is not None}), encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,378 @@
+"""COCO JSON as labels: ids, boxes, crowd, images of all kinds, and one clear error for each kind of broken input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from yolo_attn import data_yaml
+from yolo_attn.coco import load_index
+from yolo_attn.coco_eval import evaluate, notes
+from yolo_attn.coco_table import read_table
+from yolo_attn.errors import DataError
+
+
+def test_ids_become_contiguous_classes_and_boxes_normalised_centres(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("im/a.png")
+    path = write_coco([(5, "a.png")], [(5, 90, (10, 5, 20, 10)), (5, 7, (0, 0, 40, 20))], {90: "z", 7: "y"})
+    index = load_index(path, [tmp_path / "im"])
+    assert index.category_ids == (7, 90)
+    assert index.names == ("y", "z")
+    assert index.files == (str(tmp_path / "im/a.png"),)
+    assert index.sizes.tolist() == [[20, 40]]
+    cls, bboxes = index.labels(0)
+    assert cls.tolist() == [[1.0], [0.0]]
+    assert bboxes.tolist() == [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]
+    assert cls.dtype == bboxes.dtype == np.float32
+
+
+def test_labels_are_copies_and_the_index_is_read_only(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png")
+    index = load_index(write_coco([(1, "a.png")], [(1, 3, (1, 1, 5, 5))]), [tmp_path])
+    cls, bboxes = index.labels(0)
+    cls[:], bboxes[:] = 9, 9
+    assert index.labels(0)[0].tolist() == [[1.0]]
+    with pytest.raises(ValueError, match="read-only"):
+        index.bboxes[0, 0] = 1
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (2**62, 2**70), ("x1", "y/2"), (1.0, 2.0), ("a", 3)])
+def test_image_ids_of_any_kind_are_kept(ids, write_coco, write_image, tmp_path: Path) -> None:
+    for name in "ab":
+        write_image(f"{name}.png")
+    path = write_coco([(ids[0], "a.png"), (ids[1], "b.png")], [(ids[1], 1, (0, 0, 4, 4))])
+    index = load_index(path, [tmp_path])
+    assert index.ids == ((ids[0],), (ids[1],))
+    assert [len(index.labels(i)[0]) for i in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize("ids", [(0, 1), ("cat", "dog"), (3, "x"), (2**63, 5)])
+def test_category_ids_of_any_kind_are_mapped_back(ids, write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png")
+    path = write_coco([(1, "a.png")], [(1, ids[1], (0, 0, 4, 4))], {ids[0]: "one", ids[1]: "two"})
+    index = load_index(path, [tmp_path])
+    cls = int(index.labels(0)[0][0, 0])
+    assert index.category_ids[cls] == ids[1]
+    assert index.names[cls] == "two"
+
+
+def test_boxes_are_clipped_dropped_and_counted(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png")
+    boxes = [(-10, -10, 20, 20), (30, 10, 100, 100), (39.999, 0, 0.0051, 5)]
+    bad = [(5, 5, 0, 5), (5, 5, -3, 5), (50, 5, 10, 10), (0, -9, 5, 9)]
+    path = write_coco([(1, "a.png")], [(1, 1, box) for box in [*boxes, *bad, boxes[0]]])
+    index = load_index(path, [tmp_path])
+    cls, bboxes = index.labels(0)
+    assert len(cls) == 3
+    np.testing.assert_allclose(bboxes[:2], [[0.125, 0.25, 0.25, 0.5], [0.875, 0.75, 0.25, 0.5]])
+    assert (bboxes[:, :2] + bboxes[:, 2:] / 2 <= 1).all()
+    assert {k: index.counts[k] for k in ("clipped", "degenerate", "duplicate_boxes", "boxes")} == {
+        "clipped": 3, "degenerate": 4, "duplicate_boxes": 1, "boxes": 3,
+    }  # fmt: skip
+    for said in ("3 boxes clipped", "4 boxes without area", "1 repeated boxes"):
+        assert said in index.summary()
+
+
+def test_crowd_is_not_trained_on_and_images_without_boxes_are_negatives(write_coco, write_image, tmp_path: Path) -> None:
+    for name in "abc":
+        write_image(f"{name}.png")
+    crowd = (1, 1, (0, 0, 9, 9), {"iscrowd": 1, "segmentation": {"counts": [800], "size": [20, 40]}})
+    path = write_coco([(1, "a.png"), (2, "b.png"), (3, "c.png")], [crowd, (3, 1, (0, 0, 4, 4))])
+    index = load_index(path, [tmp_path])
+    assert len(index) == 3
+    assert [len(index.labels(i)[0]) for i in range(3)] == [0, 0, 1]
+    assert index.counts["crowd"] == 1
+    assert index.counts["negatives"] == 2
+    assert "3 images (2 without objects), 1 boxes" in index.summary()
+    assert "1 crowd regions" in index.summary()
+
+
+def test_annotations_without_iscrowd_and_area_are_plain(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png")
+    rows = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 5]}]
+    path = write_coco([(1, "a.png")], annotations=(), **{})
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": rows}))
+    assert load_index(path, [tmp_path]).counts["boxes"] == 1
+    assert notes(read_table(path)) == ["1 annotations have no 'area'; width x height of the box is used"]
+
+
+def test_missing_and_unreadable_images_are_counted_and_named(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("good.png")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.png").write_text("not an image")
+    cut = write_image("cut.png", (200, 200))
+    cut.write_bytes(cut.read_bytes()[:500])
+    names = ["good.png", "empty.jpg", "text.png", "cut.png", *(f"no{i}.png" for i in range(7)), "bad\0name.png"]
+    path = write_coco([(i, n) for i, n in enumerate(names)], [(i, 1, (0, 0, 4, 4)) for i in range(len(names))])
+    index = load_index(path, [tmp_path])
+    assert index.files == (str(tmp_path / "good.png"),)
+    assert index.counts["missing_images"] == 8
+    assert index.counts["unreadable_images"] == 3
+    assert index.counts["lost_boxes"] == 11
+    assert "8 images missing (no0.png, no1.png, no2.png, no3.png, no4.png, ...)" in index.summary()
+    assert "cut.png" in index.summary()
+
+
+def test_equal_stems_folders_unicode_and_backslashes(write_coco, write_image, tmp_path: Path) -> None:
+    names = ["x/1.png", "y/1.png", "1.jpg", "день/кот 猫.png", "re\u0301sume\u0301.png"]
+    for i, name in enumerate(names):
+        write_image(f"im/{name}", (40 + i, 20))
+    said = ["x/1.png", "y\\1.png", "1.jpg", "день/кот 猫.png", "r\u00e9sum\u00e9.png"]
+    path = write_coco([(i, n, (40 + i, 20)) for i, n in enumerate(said)], [(i, 1, (0, 0, i + 1, 2)) for i in range(5)])
+    index = load_index(path, [tmp_path / "im"])
+    assert index.files == tuple(str(tmp_path / "im" / name) for name in names)
+    assert index.sizes[:, 1].tolist() == [40, 41, 42, 43, 44]
+    np.testing.assert_allclose([index.labels(i)[1][0, 2] * (40 + i) for i in range(5)], [1, 2, 3, 4, 5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+def test_sizes_are_those_of_the_decoded_image(kind, orientation, write_coco, write_image, tmp_path: Path) -> None:
+    import cv2
+
+    file = write_image(f"a.{kind}", (40, 20), orientation)
+    decoded = cv2.imread(str(file)).shape[:2]
+    path = write_coco([(1, f"a.{kind}", (decoded[1], decoded[0]))])
+    index = load_index(path, [tmp_path])
+    assert tuple(index.sizes[0]) == decoded
+    assert index.counts["size_differs"] == 0
+
+
+def test_the_image_wins_over_the_size_in_the_json(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png", (80, 40))
+    index = load_index(write_coco([(1, "a.png")], [(1, 1, (0, 0, 40, 20))]), [tmp_path])
+    assert index.labels(0)[1].tolist() == [[0.25, 0.25, 0.5, 0.5]]
+    assert index.counts["size_differs"] == 1
+
+
+def test_repeated_entries_are_joined_and_keep_all_ids(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png")
+    path = write_coco(
+        [(1, "a.png"), (1, "a.png"), (2, "a.png")],
+        [(1, 1, (0, 0, 4, 4)), (2, 1, (5, 5, 4, 4)), (9, 1, (0, 0, 4, 4)), (1, 8, (0, 0, 4, 4))],
+    )
+    index = load_index(path, [tmp_path])
+    assert index.ids == ((1, 2),)
+    assert len(index.labels(0)[0]) == 2
+    wanted = {"duplicate_images": 2, "unknown_image": 1, "unknown_category": 1}
+    assert {key: index.counts[key] for key in wanted} == wanted
+
+
+def _broken(**keys) -> dict:
+    good = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    return {key: value for key, value in {**good, **keys}.items() if value is not None}
+
+
+BROKEN = {
+    "no images": (_broken(images=None), "key 'images' is missing"),
+    "no annotations": (_broken(annotations=None), "key 'annotations' is missing"),
+    "no categories": (_broken(categories=None), "key 'categories' is missing"),
+    "empty categories": (_broken(categories=[]), "'categories' is empty"),
+    "empty images": (_broken(images=[]), "'images' is empty"),
+    "predictions": ([{"image_id": 1}], "predictions"),
+    "a number": (5, "this is a int"),
+    "images an object": (_broken(images={}), "'images' must be a list, not dict"),
+    "images of text": (_broken(images=["a.png"]), "1 of 1 are not, the first is number 0: 'a.png'"),
+    "no image id": (_broken(images=[{"file_name": "a.png"}]), "'images': 'id' must be an integer or a string; 1 of 1"),
+    "no file name": (_broken(images=[{"id": 1}]), "'images': 'file_name' must be a string; 1 of 1 .*no 'file_name'"),
+    "id is null": (_broken(categories=[{"id": None, "name": "a"}]), "'categories': 'id' must be"),
+    "id is a switch": (_broken(categories=[{"id": True, "name": "a"}]), "'id' is True"),
+    "no name": (_broken(categories=[{"id": 1}]), "'categories': 'name' must be a name"),
+    "no box": (_broken(annotations=[{"id": 4, "image_id": 1, "category_id": 1}]), r"'bbox' must be four .*\(id 4\)"),
+    "box of three": (
+        _broken(annotations=[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]), r"'bbox' is \[1, 2, 3\]",
+    ),
+    "box of text": (
+        _broken(annotations=[{"image_id": 1, "category_id": 1, "bbox": ["1", 2, 3, 4]}]), "four finite numbers",
+    ),
+    "box not finite": (
+        _broken(annotations=[{"image_id": 1, "category_id": 1, "bbox": [1, 2, float("nan"), 4]}]), "finite",
+    ),
+    "point nowhere": (
+        _broken(annotations=[{"image_id": "1", "category_id": 1, "bbox": [0, 0, 1, 1]}]),
+        "all 1 'annotations' point nowhere: 1 to unknown images.*image_id '1'.*ids like 1",
+    ),
+    "one id, two files": (
+        _broken(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), "id 1 is 'a' and 'b'",
+    ),
+    "one id, two names": (
+        _broken(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "'categories'.*id 1 is 'a' and 'b'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_are_one_error_that_names_file_and_key(case, tmp_path: Path) -> None:
+    document, message = BROKEN[case]
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=message) as error:
+        read_table(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"images": [1,', b"\xff\xfe\x00x", b"[" * 100_000, b"\x89PNG"])
+def test_what_is_no_json_is_one_error(content, tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"broken.json: not JSON, or cut off \({len(content)} bytes\)"):
+        read_table(path)
+
+
+def test_no_image_found_says_where_it_looked(write_coco, tmp_path: Path) -> None:
+    path = write_coco([(1, "a.png"), (2, "b.png")])
+    with pytest.raises(DataError, match=rf"none of the 2 'images'.*2 missing.*'a.png' in {tmp_path}/im"):
+        load_index(path, [tmp_path / "im"])
+
+
+def test_a_changed_file_is_read_again(write_coco, tmp_path: Path) -> None:
+    path = write_coco([(1, "a.png")])
+    assert len(read_table(path).image_ids) == 1
+    write_coco([(1, "a.png"), (2, "b.png")])
+    assert len(read_table(path).image_ids) == 2
+
+
+# The data YAML.
+
+
+def test_describe_resolves_like_the_host_and_merges_categories(write_coco, tmp_path: Path) -> None:
+    write_coco([(1, "a.png")], categories={9: "nine", 2: "two"})
+    write_coco([(1, "b.png")], categories={5: "five", 9: "nine"}, name="annotations/val.json")
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+    file = tmp_path / "data.yaml"
+    images = {"train": "images/train", "val": "images/val"}
+    file.write_text(yaml.safe_dump({"train": "annotations/train.json", "val": "annotations/val.json", "images": images}))
+    assert data_yaml.is_coco(data_yaml.read_yaml(file))
+    found = data_yaml.describe(file)
+    assert found["path"] == tmp_path
+    assert found["train"] == str(tmp_path / "annotations/train.json")
+    assert found["test"] is None
+    assert found["names"] == {0: "two", 1: "five", 2: "nine"}
+    assert (found["nc"], found["channels"], found["yaml_file"]) == (3, 3, str(file))
+    assert found["category_ids"] == [2, 5, 9]
+    assert found["coco"]["val"] == {
+        "json": str(tmp_path / "annotations/val.json"),
+        "images": [str(tmp_path / "images/val")],
+    }
+
+
+def test_images_are_looked_for_in_the_usual_folders(write_coco, write_image, tmp_path: Path) -> None:
+    for folder in ("images/train2017", "images/train", "train2017", "images"):
+        path = write_coco([(1, "a.png")], name="annotations/instances_train2017.json")
+        image = write_image(f"{folder}/a.png")
+        found = data_yaml.describe({"train": str(path)})
+        assert load_index(path, found["coco"]["train"]["images"]).files == (str(image),)
+        image.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": "no.json"}, "'train: no.json': no such file"),
+        ({"val": "images"}, "'val: images' must name one .json file"),
+        ({"images": "nowhere"}, "'images: nowhere' for 'train': no such folder"),
+        ({"images": {"training": "images"}}, "'images:' has 'training'; its keys are train, val, test"),
+        ({"path": "nowhere"}, "'path: nowhere': no such folder"),
+        ({"names": ["x", "y"]}, r"'names: \['x', 'y'\]' are not those of the JSON files, \['a', 'b'\]"),
+        ({"names": {1: "b", 3: "a"}}, "are not those"),
+        ({"nc": 5}, "'nc: 5' but the JSON files have 2"),
+        ({"generate": "circles"}, "'generate: circles' is unknown; known: shapes"),
+    ],
+)
+def test_bad_descriptions_are_one_error(change, message, write_coco, tmp_path: Path) -> None:
+    write_coco([(1, "a.png")])
+    (tmp_path / "images").mkdir()
+    file = tmp_path / "data.yaml"
+    file.write_text(yaml.safe_dump({"train": "annotations/train.json", "images": "images", **change}))
+    with pytest.raises(DataError, match=message) as error:
+        data_yaml.describe(file)
+    assert str(file) in str(error.value)
+
+
+def test_names_that_agree_are_accepted(write_coco, tmp_path: Path) -> None:
+    path = write_coco([(1, "a.png")])
+    for names in (["a", "b"], {0: "a", 1: "b"}, {1: "a", 3: "b"}):
+        assert data_yaml.describe({"train": str(path), "names": names})["names"] == {0: "a", 1: "b"}
+
+
+def test_splits_that_name_an_id_differently_are_an_error(write_coco) -> None:
+    one = write_coco([(1, "a.png")], categories={1: "cat"})
+    two = write_coco([(1, "a.png")], categories={1: "dog"}, name="annotations/val.json")
+    with pytest.raises(DataError, match=r"val.json: 'categories' calls id 1 'dog', .*train.json calls it 'cat'"):
+        data_yaml.describe({"train": str(one), "val": str(two)})
+
+
+def test_written_descriptions_go_to_the_cache_and_say_the_same(write_coco, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("YOLO_ATTN_CACHE", str(tmp_path / "cache"))
+    path = write_coco([(1, "a.png")])
+    (tmp_path / "im").mkdir()
+    file = data_yaml.write_description({"train": (path, tmp_path / "im"), "val": (path, None)})
+    assert file.is_relative_to(tmp_path / "cache")
+    assert file == data_yaml.write_description({"train": (path, tmp_path / "im"), "val": (path, None)})
+    found = data_yaml.describe(file)
+    assert found["coco"]["train"] == {"json": str(path), "images": [str(tmp_path / "im")]}
+    assert found["val"] == str(path)
+
+
+# The official numbers.
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3), (2**62, 2**62 + 1, 0), ("10", "9", "x")])
+def test_official_numbers_equal_pycocotools(ids, write_coco, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    boxes, guesses = [], []
+    for number in range(60):
+        image, category = ids[number % 3], (1, 3)[number % 2]
+        box = np.round(rng.uniform(0, 200, 4) + (0, 0, 5, 5), 2)
+        area = float(box[2] * box[3] * 0.7)
+        boxes.append((image, category, box.tolist(), {"area": area, "iscrowd": int(number % 11 == 0)}))
+        for _ in range(3):
+            # Coarse scores on purpose: ties are broken by the order of the images.
+            guess = {"image_id": image, "category_id": category, "bbox": (box + rng.normal(0, 6, 4)).round(3).tolist()}
+            guesses.append({**guess, "score": round(float(rng.uniform()), 1)})
+    path = write_coco([(id_, f"{i}.png") for i, id_ in enumerate(ids)], boxes, info={})
+    numbers = evaluate(read_table(path), guesses, ids)
+    # Both judges run the same arithmetic; only the sums' order may differ.
+    np.testing.assert_allclose(list(numbers.values()), pycocotools(path, guesses, list(ids)), atol=1e-9)
+    assert 0.05 < numbers["AP"] < 0.95
+
+
+def test_annotation_id_0_counts_though_pycocotools_loses_it(write_coco) -> None:
+    path = write_coco([(1, "a.png")], [(1, 1, (0, 0, 10, 10), {"id": 0})], info={})
+    guess = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.9}]
+    assert evaluate(read_table(path), guess, [1])["AP"] == pytest.approx(1)
+    assert pycocotools(path, guess, [1])[0] == pytest.approx(0)
+    assert "id 0" in notes(read_table(path))[0]
+
+
+def test_no_predictions_are_zeros(write_coco) -> None:
+    path = write_coco([(1, "a.png")], [(1, 1, (0, 0, 10, 10))])
+    numbers = evaluate(read_table(path), [], [1])
+    assert numbers["AP"] == 0
+    assert numbers["APl"] == -1
+
+
+def pycocotools(path: Path, predictions: list[dict], image_ids: list) -> np.ndarray:
+    import contextlib
+    import io
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        judge = COCOeval(truth, truth.loadRes([dict(p) for p in predictions]), "bbox")
+        judge.params.imgIds = image_ids
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return judge.stats
