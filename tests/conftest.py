@@ -42,11 +42,24 @@ def write_coco(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         document = {
             "images": [
-                {"id": id_, "file_name": file, "width": (size or [(40, 20)])[0][0], "height": (size or [(40, 20)])[0][1]}
+                {
+                    "id": id_,
+                    "file_name": file,
+                    "width": (size or [(40, 20)])[0][0],
+                    "height": (size or [(40, 20)])[0][1],
+                }
                 for id_, file, *size in images
             ],
             "annotations": [
-                {"id": i + 1, "image_id": im, "category_id": c, "bbox": list(box), "area": 1.0, "iscrowd": 0, **dict(*more)}
+                {
+                    "id": i + 1,
+                    "image_id": im,
+                    "category_id": c,
+                    "bbox": list(box),
+                    "area": 1.0,
+                    "iscrowd": 0,
+                    **dict(*more),
+                }
                 for i, (im, c, box, *more) in enumerate(annotations)
             ],
             "categories": [{"id": id_, "name": n} for id_, n in (categories or {1: "a", 3: "b"}).items()],

@@ -77,7 +77,9 @@ def test_boxes_are_clipped_dropped_and_counted(write_coco, write_image, tmp_path
         assert said in index.summary()
 
 
-def test_crowd_is_not_trained_on_and_images_without_boxes_are_negatives(write_coco, write_image, tmp_path: Path) -> None:
+def test_crowd_is_not_trained_on_and_images_without_boxes_are_negatives(
+    write_coco, write_image, tmp_path: Path
+) -> None:
     for name in "abc":
         write_image(f"{name}.png")
     crowd = (1, 1, (0, 0, 9, 9), {"iscrowd": 1, "segmentation": {"counts": [800], "size": [20, 40]}})
@@ -250,7 +252,9 @@ def test_describe_resolves_like_the_host_and_merges_categories(write_coco, tmp_p
         (tmp_path / "images" / split).mkdir(parents=True)
     file = tmp_path / "data.yaml"
     images = {"train": "images/train", "val": "images/val"}
-    file.write_text(yaml.safe_dump({"train": "annotations/train.json", "val": "annotations/val.json", "images": images}))
+    file.write_text(
+        yaml.safe_dump({"train": "annotations/train.json", "val": "annotations/val.json", "images": images})
+    )
     assert data_yaml.is_coco(data_yaml.read_yaml(file))
     found = data_yaml.describe(file)
     assert found["path"] == tmp_path
@@ -332,7 +336,7 @@ def test_official_numbers_equal_pycocotools(ids, write_coco, tmp_path: Path) -> 
     boxes, guesses = [], []
     for number in range(60):
         image, category = ids[number % 3], (1, 3)[number % 2]
-        box = np.round(rng.uniform(0, 200, 4) + (0, 0, 5, 5), 2)
+        box = np.round(rng.uniform((0, 0, 5, 5), 205), 2)
         area = float(box[2] * box[3] * 0.7)
         boxes.append((image, category, box.tolist(), {"area": area, "iscrowd": int(number % 11 == 0)}))
         for _ in range(3):

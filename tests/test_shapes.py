@@ -50,7 +50,12 @@ def test_boxes_and_areas_are_those_of_the_drawn_pixels(demo: Path) -> None:
         painted = (picture == colour).all(2)
         assert abs(painted[y : y + h, x : x + w].sum() - note["area"]) <= 2
         assert painted.sum() <= note["area"] + 2
-        for edge in (painted[y, x : x + w], painted[y + h - 1, x : x + w], painted[y : y + h, x], painted[y : y + h, x + w - 1]):
+        for edge in (
+            painted[y, x : x + w],
+            painted[y + h - 1, x : x + w],
+            painted[y : y + h, x],
+            painted[y : y + h, x + w - 1],
+        ):
             assert edge.any()
         solid += 1
     assert solid > 20

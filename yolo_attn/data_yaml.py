@@ -176,7 +176,9 @@ def _image_folders(label: str, images: Any, split: str, root: Path) -> list[Path
     for value in values:
         folder = _absolute(root, value) if isinstance(value, str | Path) else None
         if folder is None or not folder.is_dir():
-            raise DataError(f"{label}: 'images: {value}' for {split!r}: no such folder" + (f": {folder}" if folder else ""))
+            raise DataError(
+                f"{label}: 'images: {value}' for {split!r}: no such folder" + (f": {folder}" if folder else "")
+            )
         folders.append(folder)
     return folders
 
@@ -196,7 +198,9 @@ def _check_names(label: str, given: Mapping[str, Any], names: list[str]) -> None
             "from the JSON, in the order of the category ids"
         )
     if given.get("nc") not in (None, len(names)):
-        raise DataError(f"{label}: 'nc: {given['nc']}' but the JSON files have {len(names)} categories; leave 'nc:' out")
+        raise DataError(
+            f"{label}: 'nc: {given['nc']}' but the JSON files have {len(names)} categories; leave 'nc:' out"
+        )
 
 
 def _typo(given: Mapping[str, Any]) -> str:

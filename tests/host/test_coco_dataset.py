@@ -43,7 +43,9 @@ def user(tmp_path: Path, write_coco, write_image, monkeypatch) -> Path:
         images = [(f"id{i}", name, (64 + 8 * i, 48)) for i, name in enumerate(names)]
         write_coco(images, boxes, {30: "thirty", 4: "four"}, f"user/annotations/{split}.json")
     file = tmp_path / "user" / "data.yaml"
-    file.write_text(yaml.safe_dump({"train": "annotations/train.json", "val": "annotations/val.json", "images": "images"}))
+    file.write_text(
+        yaml.safe_dump({"train": "annotations/train.json", "val": "annotations/val.json", "images": "images"})
+    )
     return file
 
 

@@ -118,7 +118,9 @@ def demo(tmp_path: Path, monkeypatch) -> Path:
         path.write_text(json.dumps(document))
     file = tmp_path / "data/data.yaml"
     images = {"train": "images/train", "val": "images/val"}
-    file.write_text(yaml.safe_dump({"train": "annotations/train.json", "val": "annotations/val.json", "images": images}))
+    file.write_text(
+        yaml.safe_dump({"train": "annotations/train.json", "val": "annotations/val.json", "images": images})
+    )
     return file
 
 
@@ -175,7 +177,7 @@ def test_training_ends_with_the_official_numbers(demo: Path) -> None:
 
 def test_broken_data_end_before_a_model_is_built(demo: Path) -> None:
     (demo.parent / "annotations/val.json").write_text("{")
-    with pytest.raises(DataError, match="val.json: not JSON"):
+    with pytest.raises(DataError, match=r"val\.json: not JSON"):
         coco_run.train("no-such-model.yaml", demo)
     with pytest.raises(DataError, match=r"no 'test:'; it names train, val"):
         (demo.parent / "annotations/val.json").write_text((demo.parent / "annotations/train.json").read_text())
@@ -204,7 +206,16 @@ def test_real_coco_data_give_pycocotools_numbers_and_stay_as_they_are(tmp_path: 
 
 
 def test_arguments_are_read_as_ultralytics_reads_them() -> None:
-    words = ["imgsz=320", "--model", "yolov8n-coordatt.yaml", "amp=False", "lr0=1e-3", "device=None", "--data", "my.yaml"]
+    words = [
+        "imgsz=320",
+        "--model",
+        "yolov8n-coordatt.yaml",
+        "amp=False",
+        "lr0=1e-3",
+        "device=None",
+        "--data",
+        "my.yaml",
+    ]
     assert coco_run.parse([*words, "name=007"], "train") == {
         "model": "yolov8n-coordatt.yaml",
         "data": "my.yaml",

@@ -43,7 +43,7 @@ class COCODataset(YOLODataset):
         files = sorted(self._index.files)
         # A count of images or, as in older hosts also for the integer 1, a share of them.
         is_count = isinstance(self.fraction, int) and self.fraction > 1
-        count = self.fraction if is_count else max(1, round(len(files) * self.fraction))
+        count = int(self.fraction if is_count else max(1, round(len(files) * self.fraction)))
         return files[:count]
 
     def get_labels(self) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ class COCODataset(YOLODataset):
         del self._index  # workers get the dataset pickled; the labels hold all that is needed
         position = {file: i for i, file in enumerate(index.files)}
         self.image_ids = {file: index.ids[position[file]] for file in self.im_files}
-        labels = []
+        labels: list[dict[str, Any]] = []
         for file in self.im_files:
             cls, bboxes = index.labels(position[file])
             labels.append(
@@ -91,7 +91,9 @@ class COCODataset(YOLODataset):
             problem = str(error.strerror)
         if problem:
             self.cache = None
-            LOGGER.warning(f"{self.prefix}images are not cached in {folder}: {problem}; {VARIABLE} names another folder")
+            LOGGER.warning(
+                f"{self.prefix}images are not cached in {folder}: {problem}; {VARIABLE} names another folder"
+            )
         return not problem
 
 

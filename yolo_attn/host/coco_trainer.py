@@ -28,6 +28,10 @@ class COCOValidator(DetectionValidator):
     """
 
     coco_stats: dict[str, float] | None = None
+    # The host creates these as None and fills them later.
+    data: Any
+    jdict: Any
+    class_map: Any
 
     def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
         """Validate as the host does, then report the COCO numbers unless training is going on."""
@@ -134,9 +138,7 @@ class COCOTrainer(DetectionTrainer):
     def get_validator(self) -> COCOValidator:
         """Return a ``COCOValidator`` for the validation split."""
         super().get_validator()  # older hosts name the losses here
-        return COCOValidator(
-            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
-        )
+        return COCOValidator(self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks)
 
 
 # Keys that newer hosts fill from their own evaluation.

@@ -3,8 +3,8 @@
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810.
 Official code: rayleizhu/BiFormer (MIT), the legacy operator ``BiLevelRoutingAttention``.
 Differs: takes and returns NCHW; ``auto_pad`` is on (official: off); ``n_win`` stands before ``num_heads`` (official: the
-other way round); ``topk`` beyond the number of windows means all; the ``conv`` and ``fracpool`` modes, which the official
-code announces, exist; ``mask_pad``. The official NCHW flavour is another function on maps that windows do not divide.
+reverse); ``topk`` beyond the number of windows means all; the ``conv`` and ``fracpool`` modes, announced in the official
+code, exist; ``mask_pad``. The official NCHW flavour is another function on maps that windows do not divide.
 """
 
 from __future__ import annotations
@@ -229,14 +229,14 @@ class BiFormer(nn.Module):
             sample = torch.rand_like(sample)
         if real is None:
             return self._pool(kv, sample).flatten(2).transpose(1, 2), None
-        pad = ~real.repeat(kv.shape[0] // real.shape[0], 1, 1)[:, None]
-        kv = kv.masked_fill(pad, 0.0 if mode in ("avgpool", "ada_avgpool", "conv") else torch.finfo(kv.dtype).min)
-        share = self._pool(real[:, None].to(kv.dtype), sample, features=False).flatten(1)  # (p^2, M)
-        tokens = self._pool(kv, sample).flatten(2).transpose(1, 2).unflatten(0, (-1, real.shape[0]))  # (B, p^2, M, c)
-        keep = share[..., None] > 0
-        if mode in ("avgpool", "ada_avgpool"):
-            tokens = tokens / torch.where(keep, share[..., None], 1.0)
-        return torch.where(keep, tokens, 0.0).flatten(0, 1), keep[..., 0]
+        real = real.repeat(kv.shape[0] // self.n_win**2, 1, 1)[:, None]  # (n, 1, h, w)
+        average = mode in ("avgpool", "ada_avgpool")
+        kv = kv.masked_fill(~real, 0.0 if average or mode == "conv" else torch.finfo(kv.dtype).min)
+        share = self._pool(real.to(kv.dtype), sample, features=False).flatten(2).transpose(1, 2)  # (n, M, 1)
+        tokens, keep = self._pool(kv, sample).flatten(2).transpose(1, 2), share > 0
+        if average:
+            tokens = tokens / torch.where(keep, share, 1.0)
+        return torch.where(keep, tokens, 0.0), keep[: self.n_win**2, :, 0]
 
     def _pool(self, x: Tensor, sample: Tensor, features: bool = True) -> Tensor:
         """Thin out ``x``; without ``features`` it is the 0/1 map of real pixels, which no weights may touch."""

@@ -2,9 +2,10 @@
 
 Paper: Vision Transformer with Deformable Attention, arXiv 2201.00520; DAT++, arXiv 2309.01430.
 Official code: LeapLabTHU/DAT (Apache-2.0), the 2023 module.
-Differs: one channel argument instead of head count times head width; ``q_size`` is optional and last, for only two position
-terms need it; any map size runs, down to 1x1 (the official fixed table needs its own size); positions stay in float32 under
-half precision; only the map is returned. The 2022 release had another grid, offset range, clamp and table size.
+Differs: one channel argument instead of head count times head width; ``q_size`` is optional and last, for only two
+position terms need it; any map size runs, down to 1x1 (the official fixed table needs its own size); positions stay in
+float32 under half precision; only the map is returned. The 2022 release had another grid, offset range, clamp and
+table size.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class DAttention(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(n_heads, (list, tuple)):
-            raise ValueError(f"n_heads={n_heads!r} must be an integer >= 1; the map size q_size is the last argument here")
+            raise ValueError(f"n_heads={n_heads!r} must be an integer >= 1; the map size, q_size, is the last argument")
         self.channels = check.integer("channels", channels)
         self.n_heads = check.integer("n_heads", n_heads)
         self.n_groups = check.integer("n_groups", n_groups)
@@ -219,14 +220,13 @@ class DAttention(nn.Module):
             return bias.reshape(b, self.n_heads, h * w, size[0] * size[1])
 
     def _log_bias(self, dy: Tensor, dx: Tensor) -> Tensor:
-        """Run the small network; its first layer acts on rows and columns apart, before every pair of them is formed."""
+        """Run the small network; its first layer acts on rows and columns apart, before their pairs are formed."""
         first, last = self.rpe_table[0], self.rpe_table[2].weight.to(dy.dtype)
-        (by, bx), shift = first.weight.to(dy.dtype).unbind(1), first.bias.to(dy.dtype)[:, None, None]
+        (by, bx), shift = first.weight.to(dy.dtype).unbind(1), first.bias.to(dy.dtype)
         dy, dx = (torch.sign(d) * torch.log2(1 + (4 * d).abs()) / 3 for d in (dy, dx))
-        dy = by[:, None, None] * dy[:, None] + shift  # (B g, 32, H, S)
-        dx = bx[:, None, None] * dx[:, None]  # (B g, 32, W, S)
-        hidden = F.relu(dy[:, :, :, None] + dx[:, :, None], inplace=True)  # (B g, 32, H, W, S)
-        return last @ hidden.flatten(2)  # (B g, heads / g, H W S)
+        dy, dx = dy[..., None] * by + shift, dx[..., None] * bx  # (B g, H, S, 32), (B g, W, S, 32)
+        hidden = F.relu(dy[:, :, None] + dx[:, None], inplace=True)  # (B g, H, W, S, 32)
+        return F.linear(hidden, last).permute(0, 4, 1, 2, 3)  # (B g, heads / g, H, W, S)
 
     def _table_bias(self, dy: Tensor, dx: Tensor) -> Tensor:
         """Look every distance up in the table, zero outside it."""
@@ -265,12 +265,12 @@ def _size(value: Any) -> tuple[int, int]:
     return check.integer("q_size", pair[0]), check.integer("q_size", pair[1])
 
 
-def _axis(n: int, shift: float, like: Tensor) -> tuple[Tensor, Tensor]:
+def _axis(n: int, shift: float, kind: Tensor) -> tuple[Tensor, Tensor]:
     """Return n evenly spaced coordinates from -1 to 1, moved by ``shift`` spacings, and half a spacing.
 
     A lone point is at 0. Everything is computed from the index tensor, so a traced graph follows the map's size.
     """
-    index = torch.arange(n, dtype=like.dtype, device=like.device)
+    index = torch.arange(n, dtype=kind.dtype, device=kind.device)
     last = index[-1:]
     half = 1 / last.clamp(min=1)
     return (2 * (index + shift) * half - 1) * last.clamp(max=1), half
