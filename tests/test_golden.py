@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 
 from yolo_attn import registry
-from yolo_attn.layers import regional_routing_attention
 
 GOLDEN = Path(os.environ.get("YOLO_ATTN_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 MANIFEST = GOLDEN / "manifest.json"

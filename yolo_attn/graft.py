@@ -58,7 +58,7 @@ def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
     if place == "backbone":
         return [len(model["backbone"]) - 1]
     if place == "neck":
-        source, _, head, _ = model["head"][-1]
+        source = model["head"][-1][0]
         return sorted(_absolute(s, last) for s in ([source] if isinstance(source, int) else source))
     raise RowError(f"at={place!r}: give {', '.join(map(repr, PLACES))} or the index of a row")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of the table. ``path`` is ``module:class``; ``arguments`` excludes ``channels``, which rows never need."""
+    """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``)."""
 
     name: str
     path: str
@@ -43,6 +43,7 @@ def _layer(name: str, module: str, slug: str, aliases: str, arguments: str, pape
 
 
 # Positional order is the order of a YAML row and so a file format: append only.
+# fmt: off
 TABLE: tuple[Layer, ...] = (
     _layer("SE", "se", "se", "SEAttention", "reduction bias", "Squeeze-and-Excitation Networks", 2017, "1709.01507"),
     _layer(
@@ -104,6 +105,7 @@ TABLE: tuple[Layer, ...] = (
         "Vision Transformer with Deformable Attention", 2022, "2201.00520",
     ),
 )
+# fmt: on
 
 _USER_LAYERS: dict[str, Layer] = {}
 _USER_CLASSES: dict[str, type[nn.Module]] = {}

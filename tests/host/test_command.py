@@ -80,7 +80,8 @@ def test_the_generated_multi_gpu_worker_knows_the_layers(run, tmp_path: Path) ->
     code = f"""
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.dist import generate_ddp_file
-trainer = DetectionTrainer(overrides=dict({arguments}, model="yolov8n-se.yaml", device="cpu", project="out", name="ddp"))
+arguments = dict({arguments}, model="yolov8n-se.yaml", device="cpu", project="out", name="ddp")
+trainer = DetectionTrainer(overrides=arguments)
 print("FILE", generate_ddp_file(trainer))
 """
     made = run("python", "-c", code)
@@ -122,13 +123,11 @@ def test_the_hook_can_be_turned_off_and_an_import_suffices_then(run) -> None:
     code = "from ultralytics import YOLO; YOLO('yolov8n-cbam.yaml')"
     assert "FileNotFoundError" in run("python", "-c", code, ok=False, YOLO_ATTN_AUTOLOAD="0").stderr
     run("python", "-c", "import yolo_attn; " + code, YOLO_ATTN_AUTOLOAD="0")
-    run("python", "-c", "from ultralytics import YOLO; import ultralytics.nn.tasks, yolo_attn; YOLO('yolov8n-cbam.yaml')",
-        YOLO_ATTN_AUTOLOAD="0")  # fmt: skip
+    late = "from ultralytics import YOLO; import ultralytics.nn.tasks, yolo_attn; YOLO('yolov8n-cbam.yaml')"
+    run("python", "-c", late, YOLO_ATTN_AUTOLOAD="0")
 
 
 def test_the_hook_imports_neither_torch_nor_ultralytics(run) -> None:
-    code = "import sys; print('yolo_attn.host.startup' in sys.modules, {'torch', 'ultralytics', 'numpy'} & set(sys.modules))"
-    assert run("python", "-c", code).stdout.strip() == "True set()"
     before = set(run("python", "-c", "import sys; print(*sys.modules)", YOLO_ATTN_AUTOLOAD="0").stdout.split())
     after = set(run("python", "-c", "import sys; print(*sys.modules)").stdout.split())
     assert after - before == {"yolo_attn", "yolo_attn.host", "yolo_attn.host.startup"}
@@ -179,7 +178,14 @@ def test_doctor_says_what_is_patched_and_what_is_wrong(run) -> None:
     import ultralytics
 
     done = run("yolo-attn", "doctor")
-    for said in (ultralytics.__version__, str(Path(ultralytics.__file__).parent), "CBAM", "torch", "device", "All is well."):
+    for said in (
+        ultralytics.__version__,
+        str(Path(ultralytics.__file__).parent),
+        "CBAM",
+        "torch",
+        "device",
+        "All is well.",
+    ):
         assert said in done.stdout
     assert "off (YOLO_ATTN_AUTOLOAD=0)" in run("yolo-attn", "doctor", YOLO_ATTN_AUTOLOAD="0").stdout
     pasted = (

@@ -34,7 +34,21 @@ def test_indices_of_the_backbone_place() -> None:
     rows = tasks.yaml_model_load("yolov8n-cbam.yaml")
     rows = rows["backbone"] + rows["head"]
     assert rows[10][:3] == [-1, 1, "CBAM"]
-    assert [row[0] for row in rows[11:]] == [-1, [-1, 6], -1, -1, [-1, 4], -1, -1, [-1, 13], -1, -1, [-1, 10], -1, [16, 19, 22]]
+    assert [row[0] for row in rows[11:]] == [
+        -1,
+        [-1, 6],
+        -1,
+        -1,
+        [-1, 4],
+        -1,
+        -1,
+        [-1, 13],
+        -1,
+        -1,
+        [-1, 10],
+        -1,
+        [16, 19, 22],
+    ]
 
 
 def test_indices_of_the_neck_place() -> None:
@@ -45,12 +59,13 @@ def test_indices_of_the_neck_place() -> None:
     assert rows[18][0] == [-1, 12] and rows[22][0] == [-1, 9]
 
 
-@pytest.mark.parametrize("scale", ["n", pytest.param("s", marks=pytest.mark.slow), pytest.param("m", marks=pytest.mark.slow),
-                                   pytest.param("l", marks=pytest.mark.slow), pytest.param("x", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize("scale", ["n", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "smlx")])
 @pytest.mark.parametrize("name", FILES)
 def test_builds_and_runs_a_forward_on_a_map_that_is_not_square(name: str, scale: str) -> None:
     model = tasks.DetectionModel(name.replace("yolov8", f"yolov8{scale}"), verbose=False).eval()
-    layer = registry.find(next(row[2] for row in model.yaml["backbone"] + model.yaml["head"] if row[2] in registry.names()))
+    layer = registry.find(
+        next(row[2] for row in model.yaml["backbone"] + model.yaml["head"] if row[2] in registry.names())
+    )
     count = 3 if name.endswith("-neck.yaml") else 1
     assert sum(type(m) is layer.load() for m in model.model) == count
     with torch.no_grad():

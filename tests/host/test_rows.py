@@ -134,7 +134,10 @@ def test_a_layer_may_change_the_width() -> None:
     [
         ([-1, 1, "CBAMM", []], r"row 3: unknown module 'CBAMM'; did you mean 'CBAM'\?"),
         ([-1, 1, "Cnv", [64]], r"row 3: unknown module 'Cnv'; did you mean 'Conv'\?"),
-        ([-1, 1, "CBAM", {"ratio": 8}], r"row 3: CBAM\(reduction=16, .*has no argument 'ratio'; did you mean 'reduction'"),
+        (
+            [-1, 1, "CBAM", {"ratio": 8}],
+            r"row 3: CBAM\(reduction=16, .*has no argument 'ratio'; did you mean 'reduction'",
+        ),
         ([-1, 1, "CBAM", [8, {"reduction": 4}]], r"row 3: CBAM\(.*'reduction' is given twice, as 8 and as 4"),
         ([-1, 1, "CBAM", ["many"]], r"row 3: CBAM: reduction='many' must be an integer >= 1"),
         ([-1, 1, "CBAM", [8, 4]], r"row 3: CBAM: kernel_size=4 must be an odd"),
@@ -176,7 +179,11 @@ def test_plain_models_are_built_by_the_same_code() -> None:
 
 def test_tracebacks_point_into_the_hosts_own_file() -> None:
     inner = tasks.parse_model.__closure__
-    build = next(c.cell_contents for c in inner if inspect.isfunction(c.cell_contents) and c.cell_contents is not tasks.parse_model.__wrapped__)
+    build = next(
+        c.cell_contents
+        for c in inner
+        if inspect.isfunction(c.cell_contents) and c.cell_contents is not tasks.parse_model.__wrapped__
+    )
     original = tasks.parse_model.__wrapped__
     assert build.__code__.co_filename == original.__code__.co_filename
     assert build.__code__.co_firstlineno == original.__code__.co_firstlineno

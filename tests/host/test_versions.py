@@ -19,7 +19,15 @@ def test_the_host_tests_pass_on(version: str, tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path)]
     subprocess.run([*pip, f"ultralytics=={version}"], check=True, capture_output=True)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *map(str, sorted(HERE.glob("test_*.py"))), "-k", "not the_host_tests_pass"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            *map(str, sorted(HERE.glob("test_*.py"))),
+            "-k",
+            "not the_host_tests_pass",
+        ],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         cwd=HERE.parents[1],
         capture_output=True,

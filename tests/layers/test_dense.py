@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from yolo_attn.layers import MHSA, CloAttention, MHSALePE
 
@@ -92,7 +91,7 @@ def test_large_products_do_not_overflow_in_half_precision() -> None:
     torch.manual_seed(0)
     layer = MHSA(64, 1).half()
     with torch.no_grad():
-        layer.qkv.weight.mul_(60)  # raw products beyond 65504, the largest half
+        layer.qkv.weight.mul_(120)  # raw products beyond 65504, the largest half
     x = torch.randn(1, 64, 6, 6).half()
     q, k, _ = layer.qkv(tokens(x)).double().chunk(3, 2)
     assert (q @ k.transpose(1, 2)).abs().max() > 65504
@@ -183,9 +182,3 @@ def test_clo_ceil_exports_with_the_mean_of_the_remainder() -> None:
         x = torch.randn(1, 8, *size)
         (y,) = session.run(None, {"x": x.numpy()})
         assert error(torch.from_numpy(y), layer(x)) < 1e-5, size  # float32 on both sides
-
-
-def test_clo_gate_is_plain_silu() -> None:
-    # The oracle writes SiLU out; the layer must hold the built-in one, which exports.
-    assert isinstance(CloAttention(16).act_blocks[0]["act_block"][1], torch.nn.SiLU)
-    assert error(F.silu(torch.ones(1)), torch.ones(1).sigmoid()) == 0

@@ -55,12 +55,12 @@ def examine(say: Callable[[str], object]) -> int:
         wrong.append(f"ultralytics cannot be imported: {type(error).__name__}: {error}")
     hook, complaint = _start_up_hook()
     say(f"start-up     {hook}")
-    for complaint in [*wrong, complaint]:
-        if complaint:
-            say(f"WRONG        {complaint}")
-    if not wrong and not complaint:
+    wrong += [complaint] if complaint else []
+    for problem in wrong:
+        say(f"WRONG        {problem}")
+    if not wrong:
         say("All is well.")
-    return 1 if wrong or complaint else 0
+    return 1 if wrong else 0
 
 
 def _is_supported(version: str) -> bool:

@@ -188,6 +188,5 @@ def _sync_safe_classes() -> None:
         kept = [entry for entry in serialization.get_safe_globals() if entry not in gone]
         serialization.clear_safe_globals()
         serialization.add_safe_globals(kept)
-    new = [cls for cls in wanted if cls not in _safe_classes]
-    serialization.add_safe_globals(new)
+    serialization.add_safe_globals([*(cls for cls in wanted if cls not in _safe_classes)])
     _safe_classes[:] = list(wanted)

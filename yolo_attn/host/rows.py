@@ -1,7 +1,7 @@
 """Rows of a model YAML: the joint with ``parse_model`` and the arguments of a row that names one of our layers.
 
-``parse_model`` handles a module it does not list in its last ``else``. The joint compiles the host's own source with one
-branch before that ``else``; every other line stays the host's, under its own file name and line numbers.
+``parse_model`` handles a module it does not list in its last ``else``. The joint compiles the host's own source with
+one branch before that ``else``; every other line stays the host's, under its own file name and line numbers.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ _MIN_WIDTH = 64  # a smaller leading number is an argument, such as a reduction
 _told: set[tuple[str, int]] = set()
 
 
-def parse_model_joint(original: FunctionType) -> Function:
+def parse_model_joint(original: Function) -> Function:
     """Return ``parse_model`` with our rows.
 
     Raises:
         HostError: If the function has a shape we do not know.
     """
     build = _with_branch(original)
+    host = build.__globals__
 
     @functools.wraps(original)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        d = _checked(d, original.__globals__)
+        d = _checked(d, host)
         try:
             return build(d, *args, **kwargs)
         except (TypeError, ValueError, AttributeError) as error:
@@ -63,8 +64,9 @@ def refuse_joint(problem: HostError) -> Callable[[Function], Function]:
     return joint
 
 
-def _with_branch(original: FunctionType) -> FunctionType:
+def _with_branch(original: Function) -> FunctionType:
     """Compile ``original`` with a branch for our layers before the last ``else`` of its module switch."""
+    assert isinstance(original, FunctionType)
     try:
         source = inspect.getsource(original)
     except (OSError, TypeError) as error:

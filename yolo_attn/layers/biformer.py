@@ -2,8 +2,8 @@
 
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810.
 Official code: rayleizhu/BiFormer (MIT), the legacy operator ``BiLevelRoutingAttention``.
-Differs: takes and returns NCHW; ``auto_pad`` is on (official: off); ``n_win`` stands before ``num_heads`` (official: the
-reverse); ``topk`` beyond the number of windows means all; the ``conv`` and ``fracpool`` modes, announced in the official
+Differs: takes and returns NCHW; ``auto_pad`` is on (official: off); ``n_win`` stands before ``num_heads`` (official:
+behind); ``topk`` beyond the number of windows means all; the ``conv`` and ``fracpool`` modes, announced in the official
 code, exist; ``mask_pad``. The official NCHW flavour is another function on maps that windows do not divide.
 """
 
