@@ -7,16 +7,32 @@ Pure functions from dictionary to dictionary; nothing here knows Ultralytics' cl
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from . import registry
-from .errors import RowError
+from .errors import RowError, nearest
 
 Model = dict[str, Any]
-PLACES = ("backbone", "neck")
+PLACES = ("backbone", "stages", "neck")
+_LEVEL = re.compile(r"(backbone|neck)-p([1-9])")
+
+# Factor by which a row shrinks the map; modules that are not named keep its size.
+_SHRINK: dict[str, Callable[[Sequence[Any]], float]] = {
+    **dict.fromkeys(("Conv", "DWConv", "GhostConv", "SCDown"), lambda args: args[2] if len(args) > 2 else 1),
+    **dict.fromkeys(("ADown", "AConv", "Focus"), lambda args: 2),
+    "HGStem": lambda args: 4,
+    "ResNetLayer": lambda args: 4 if args[3] else args[2],
+    "nn.MaxPool2d": lambda args: args[1] if len(args) > 1 else args[0],
+    "nn.Upsample": lambda args: 1 / args[1],
+    **dict.fromkeys(("ConvTranspose", "nn.ConvTranspose2d"), lambda args: 1 / args[2]),
+    "TorchVision": lambda args: 32,  # a classification backbone
+}
+# Their output is no single map.
+_NO_MAP = {"CBLinear": "several maps", "ImagePoolingAttn": "text features"}
 
 
 def graft(model: Mapping[str, Any], layer: str, at: str | int | Sequence[str | int], args: Sequence[Any] = ()) -> Model:
@@ -27,8 +43,9 @@ def graft(model: Mapping[str, Any], layer: str, at: str | int | Sequence[str | i
     Args:
         model: A model dictionary with ``backbone`` and ``head``; it is not changed.
         layer: YAML name or alias of the layer.
-        at: ``"backbone"`` (after its last row), ``"neck"`` (after each row that feeds the head), the index of a row
-            to insert after, or several of these.
+        at: A place, or several: ``"backbone"`` (after its last row), ``"stages"`` (after the last row of each backbone
+            stage from P2 on), ``"neck"`` (after each row that feeds the head), one level of them
+            (``"backbone-p4"``, ``"neck-p3"``), or the index of a row to insert after.
         args: Arguments of the row: positional ones, or one mapping, or both.
 
     Raises:
@@ -38,10 +55,25 @@ def graft(model: Mapping[str, Any], layer: str, at: str | int | Sequence[str | i
     Example:
         >>> graft(yaml.safe_load(open("yolov8.yaml")), "CBAM", "backbone")
     """
-    name = registry.find(layer).name
-    places = [at] if isinstance(at, (str, int)) else list(at)
-    after = sorted({index for place in places for index in find_rows(model, place)})
-    return insert(model, {index: [-1, 1, name, copy.deepcopy(list(args))] for index in after})
+    return graft_all(model, [(layer, at, args)])
+
+
+def graft_all(
+    model: Mapping[str, Any], grafts: Iterable[tuple[str, str | int | Sequence[str | int], Sequence[Any]]]
+) -> Model:
+    """Return a copy of a model with several layers inserted; places and indices are those of the model given.
+
+    Args:
+        model: A model dictionary; it is not changed.
+        grafts: Layer, place and arguments as ``graft`` takes them. At the same row the first comes first.
+    """
+    rows: dict[int, list[list[Any]]] = {}
+    for layer, at, args in grafts:
+        name = registry.find(layer).name
+        places = [at] if isinstance(at, (str, int)) else at
+        for index in sorted({index for place in places for index in find_rows(model, place)}):
+            rows.setdefault(index, []).append([-1, 1, name, list(args)])
+    return insert(model, rows)
 
 
 def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
@@ -50,21 +82,71 @@ def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
     Raises:
         RowError: If the place does not exist in this model.
     """
-    last = len(model["backbone"]) + len(model["head"]) - 1
+    rows = [*model["backbone"], *model["head"]]
+    last = len(rows) - 1
     if isinstance(place, int) and not isinstance(place, bool):
         if not 0 <= place < last:
             raise RowError(f"at={place}: give the index of a row from 0 to {last - 1} (row {last} is the output)")
-        return [place]
-    if place == "backbone":
-        return [len(model["backbone"]) - 1]
-    if place == "neck":
-        source = model["head"][-1][0]
-        return sorted(_absolute(s, last) for s in ([source] if isinstance(source, int) else source))
-    raise RowError(f"at={place!r}: give {', '.join(map(repr, PLACES))} or the index of a row")
+        found = [place]
+    elif place == "backbone":
+        found = [len(model["backbone"]) - 1]
+    elif place == "stages":
+        found = list(_stages(model).values())
+    elif place == "neck":
+        found = _feeding(model)
+    elif isinstance(place, str) and (level := _LEVEL.fullmatch(place)):
+        levels = _stages(model) if level[1] == "backbone" else _neck(model)
+        if int(level[2]) not in levels:
+            there = ", ".join(f"{level[1]}-p{number}" for number in levels)
+            raise RowError(f"at={place!r}: this model has {there}")
+        found = [levels[int(level[2])]]
+    else:
+        hint = "say which: 'backbone-" + f"{place}' or 'neck-{place}'" if re.fullmatch(r"p\d", str(place)) else ""
+        raise RowError(
+            f"at={place!r}: {hint or 'give ' + ', '.join(map(repr, PLACES))}, a level such as 'backbone-p4' or "
+            f"'neck-p3', or the index of a row{nearest(str(place), PLACES)}"
+        )
+    for index in found:
+        if rows[index][2] in _NO_MAP:
+            raise RowError(f"at={place!r}: row {index}, {rows[index][2]}, gives {_NO_MAP[rows[index][2]]}, not one map")
+    return found
 
 
-def insert(model: Mapping[str, Any], rows: Mapping[int, list[Any]]) -> Model:
-    """Return a copy of a model with ``rows[k]`` inserted after row ``k``; readers of ``k`` read the new row."""
+def strides(model: Mapping[str, Any]) -> list[int]:
+    """Return the stride of every row: pixels of the input for one of its map (0 for the output row)."""
+    result: list[int] = []
+    for index, (source, _, name, args) in enumerate([*model["backbone"], *model["head"]]):
+        # Concat joins maps of one size, CBFuse resizes to the last one.
+        first = _absolute(source if isinstance(source, int) else source[-1], index)
+        stride = result[first] if first >= 0 else 1
+        result.append(round(stride * _SHRINK[name](args)) if name in _SHRINK else stride)
+    result[-1] = 0
+    return result
+
+
+def _stages(model: Mapping[str, Any]) -> dict[int, int]:
+    """Return for each level of the backbone, from P2 on, its last row."""
+    ends: dict[int, int] = {}
+    for index, (row, stride) in enumerate(zip(model["backbone"], strides(model), strict=False)):
+        if row[2] not in _NO_MAP and stride >= 4:
+            ends[stride.bit_length() - 1] = index
+    return dict(sorted(ends.items()))
+
+
+def _neck(model: Mapping[str, Any]) -> dict[int, int]:
+    """Return for each level that the head reads the row that feeds it."""
+    every = strides(model)
+    return dict(sorted((every[row].bit_length() - 1, row) for row in _feeding(model)))
+
+
+def _feeding(model: Mapping[str, Any]) -> list[int]:
+    """Return the rows that feed the head."""
+    source, last = model["head"][-1][0], len(model["backbone"]) + len(model["head"]) - 1
+    return sorted(_absolute(s, last) for s in ([source] if isinstance(source, int) else source))
+
+
+def insert(model: Mapping[str, Any], rows: Mapping[int, Sequence[list[Any]]]) -> Model:
+    """Return a copy of a model with ``rows[k]`` inserted after row ``k``; readers of ``k`` read the last of them."""
     # moved[k]: where to find what row k used to give, the inserted row if there is one.
     moved: list[int] = []
     result = copy.deepcopy(dict(model))
@@ -76,17 +158,36 @@ def insert(model: Mapping[str, Any], rows: Mapping[int, list[Any]]) -> Model:
             here = len(moved)
             single = isinstance(source, int)
             sources = [s if s == -1 else moved[_absolute(s, here)] for s in ([source] if single else source)]
-            result[part].append([sources[0] if single else sources, *rest])
-            if here in rows:
-                result[part].append(copy.deepcopy(rows[here]))
-                index += 1
-            moved.append(index)
-            index += 1
+            new = [copy.deepcopy(list(r)) for r in rows.get(here, ())]
+            result[part] += [[sources[0] if single else sources, *rest], *new]
+            moved.append(index + len(new))
+            index += 1 + len(new)
     return result
 
 
 def _absolute(source: int, index: int) -> int:
     return index + source if source < 0 else source
+
+
+def split_name(name: str) -> list[tuple[str, str, str]]:
+    """Return the ways to read a model's name as ``<base>-<slug>[-<place>]``, the longest base first.
+
+    Args:
+        name: Name without ``.yaml``, such as ``yolo26n-seg-biformer-neck``.
+
+    Returns:
+        Base, YAML name of the layer, place (``"backbone"`` if none is named).
+
+    Example:
+        >>> split_name("yolo26n-seg-biformer-neck")
+        [('yolo26n-seg', 'BiFormer', 'neck')]
+    """
+    readings = []
+    for layer in registry.layers():
+        pattern = rf"(.+)-{re.escape(layer.slug)}(?:-(backbone|stages|neck|(?:backbone|neck)-p[1-9]))?"
+        if match := re.fullmatch(pattern, name):
+            readings.append((match[1], layer.name, match[2] or "backbone"))
+    return sorted(readings, key=lambda reading: -len(reading[0]))
 
 
 def to_yaml(model: Mapping[str, Any], title: str) -> str:
@@ -102,30 +203,17 @@ def to_yaml(model: Mapping[str, Any], title: str) -> str:
             lines += ["scales: # [depth, width, max_channels]", *(f"  {k}: {_flow(v)}" for k, v in value.items())]
         elif key not in ("backbone", "head"):
             lines.append(f"{key}: {_flow(value)}")
-    strides: list[int] = []
-    previous = 1
+    every, previous, index = strides(model), 1, 0
     for part in ("backbone", "head"):
         lines += ["", f"{part}:", "  # [from, repeats, module, args]"]
         for row in model[part]:
-            index = len(strides)
-            strides.append(_stride(row, index, strides))
-            changed = strides[-1] != previous and not isinstance(row[0], list)
-            level = f"-P{strides[-1].bit_length() - 1}/{strides[-1]}" if changed else ""
-            previous = strides[-1]
+            stride = every[index]
+            level = f"-P{stride.bit_length() - 1}/{stride}" if stride not in (0, previous) else ""
             lines.append(f"  - {_flow(row)} # {index}{level}")
+            previous = stride
+            index += 1
     return "\n".join(lines) + "\n"
 
 
 def _flow(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip().removesuffix("\n...")
-
-
-def _stride(row: Sequence[Any], index: int, strides: Sequence[int]) -> int:
-    source, _, name, args = row
-    first = _absolute(source if isinstance(source, int) else source[0], index)
-    stride = strides[first] if first >= 0 else 1
-    if name == "Conv" and len(args) > 2:
-        return stride * args[2]
-    if name == "nn.Upsample":
-        return stride // args[1]
-    return stride
