@@ -98,7 +98,8 @@ def test_a_broken_off_generation_leaves_nothing(tmp_path: Path, monkeypatch) -> 
 def test_two_processes_at_once_make_one_set(tmp_path: Path, monkeypatch) -> None:
     code = (
         "from yolo_attn import shapes\nshapes.SPLITS = {'train': 30, 'val': 5}\n"
-        "w = shapes.write_shapes\nshapes.write_shapes = lambda f: w(f, shapes.SPLITS)\nprint(shapes.ensure_shapes())"
+        "w = shapes.write_shapes\nshapes.write_shapes = lambda f: w(f, shapes.SPLITS)\n"
+        "f = shapes.ensure_shapes()\nprint(f, len(list(f.rglob('*'))))"
     )
     monkeypatch.setenv("YOLO_ATTN_CACHE", str(tmp_path / "cache"))
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]

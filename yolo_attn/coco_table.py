@@ -90,9 +90,9 @@ def _read_table(path: str, mtime_ns: int, size: int) -> CocoTable:
     image_index = {id_: i for i, id_ in enumerate(files)}
     sizes = np.zeros((len(files), 2), dtype=np.int64)
     for row in images:
-        w, h = row.get("width"), row.get("height")
-        if _is_count(w) and _is_count(h):
-            sizes[image_index[row["id"]]] = w, h
+        stated: list[Any] = [row.get("width"), row.get("height")]
+        if all(map(_is_count, stated)):
+            sizes[image_index[row["id"]]] = stated
 
     _check(path, "annotations", annotations, "image_id", _is_id, "an integer or a string")
     _check(path, "annotations", annotations, "category_id", _is_id, "an integer or a string")

@@ -39,7 +39,7 @@ def read_yaml(path: str | Path) -> dict[str, Any] | None:
 
 def is_coco(data: Mapping[str, Any] | None) -> bool:
     """Return whether a data description names a COCO JSON as one of its splits, or generates one."""
-    return bool(data) and ("generate" in data or any(_is_json(data.get(split)) for split in SPLITS))
+    return data is not None and ("generate" in data or any(_is_json(data.get(split)) for split in SPLITS))
 
 
 def usual_folders(json_path: Path, split: str) -> list[Path]:

@@ -75,7 +75,7 @@ def write_shapes(folder: Path, splits: dict[str, int] | None = None) -> None:
         rng = np.random.Generator(np.random.PCG64(sum(split.encode())))
         for number in range(count):
             picture, objects = draw(rng, empty=number % _NEGATIVE_EVERY == _NEGATIVE_EVERY - 1)
-            image = {"id": 1000 + 7 * number, "file_name": f"{number:06d}.png"}
+            image: dict[str, Any] = {"id": 1000 + 7 * number, "file_name": f"{number:06d}.png"}
             image |= {"width": picture.shape[1], "height": picture.shape[0]}
             Image.fromarray(picture).save(images / image["file_name"], compress_level=3)
             document["images"].append(image)

@@ -119,6 +119,7 @@ def build(**arguments: object) -> BiFormer:
         {"kv_downsample_mode": "fracpool", "kv_downsample_ratio": 2},
         {"kv_downsample_mode": "fracpool", "kv_downsample_ratio": 2, "kv_downsample_kernel": 5},
         {"soft_routing": True, "topk": 3},
+        {"soft_routing": True, "topk": 9},
         {"soft_routing": True, "diff_routing": True, "param_routing": True, "topk": 4},
     ],
     ids=str,
@@ -127,12 +128,7 @@ def build(**arguments: object) -> BiFormer:
 def test_follows_the_formula(arguments: dict, mask_pad: bool, size: tuple[int, int]) -> None:
     layer = build(mask_pad=mask_pad, **arguments)
     x = torch.randn(2, 8, *size, dtype=torch.float64)
-    y = layer(x)
-    if arguments.get("kv_downsample_mode") == "fracpool" and mask_pad and (y - direct(layer, x)).isnan().any():
-        # The one place of fractional pooling can be all padding, where the formula divides zero by zero.
-        assert y.isfinite().all()
-        return
-    assert error(y, direct(layer, x)) < EXACT
+    assert error(layer(x), direct(layer, x)) < EXACT
 
 
 def test_mask_pad_changes_nothing_without_padding() -> None:

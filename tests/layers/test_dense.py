@@ -167,6 +167,14 @@ def test_clo_numbers_only_branches_with_heads() -> None:
     assert {key.split(".")[1] for key in layer.state_dict() if key.startswith(("qkvs", "convs", "act"))} == {"0"}
 
 
+@pytest.mark.parametrize("split", [[4, 0], [0, 4]], ids=["local", "global"])
+def test_clo_drops_attention_in_both_kinds_of_heads(split: list) -> None:
+    torch.manual_seed(0)
+    layer, x = CloAttention(16, 4, split, attn_drop=0.5), torch.randn(1, 16, 6, 6)
+    assert not torch.equal(layer(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_clo_ceil_exports_with_the_mean_of_the_remainder() -> None:
     pytest.importorskip("onnx")

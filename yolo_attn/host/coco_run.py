@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data_yaml import describe, is_coco, read_yaml, write_description
-from ..errors import DataError, YoloAttnError
+from ..errors import DataError
 from .data import find_data
 
 DEFAULT_DATA = "shapes.yaml"
@@ -34,8 +34,7 @@ def train(model: str | Path, data: str | Path = DEFAULT_DATA, **arguments: Any) 
 
     _check_data(data, ("train", "val"))
     yolo = _load(model)
-    with _PlainErrors():
-        yolo.train(trainer=COCOTrainer, data=str(data), **arguments)
+    yolo.train(trainer=COCOTrainer, data=str(data), **arguments)
     trainer: Any = yolo.trainer
     weights = trainer.best if Path(trainer.best).exists() else trainer.last
     return {"save_dir": str(trainer.save_dir), "weights": str(weights), **_report(Path(trainer.save_dir))}
@@ -65,8 +64,7 @@ def val(weights: str | Path, data: str | Path = DEFAULT_DATA, **arguments: Any) 
         return made[-1]
 
     yolo = _load(weights)
-    with _PlainErrors():
-        yolo.val(validator=validator, data=str(data), **arguments)
+    yolo.val(validator=validator, data=str(data), **arguments)
     save_dir = Path(made[-1].save_dir)
     return {"save_dir": str(save_dir), "weights": str(weights), **_report(save_dir)}
 
@@ -164,14 +162,3 @@ def _report(save_dir: Path) -> dict[str, Any]:
 
     file = save_dir / REPORT
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-class _PlainErrors:
-    """Context that lets our own errors through as they are where the host wraps them in its own."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if error is not None and isinstance(error.__cause__, YoloAttnError):
-            raise error.__cause__ from None

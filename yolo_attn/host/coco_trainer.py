@@ -32,6 +32,7 @@ class COCOValidator(DetectionValidator):
     data: Any
     jdict: Any
     class_map: Any
+    names: Any
 
     def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
         """Validate as the host does, then report the COCO numbers unless training is going on."""

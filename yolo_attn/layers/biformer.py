@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._layout import like
+from ._precision import no_autocast
 from .regional_routing import regional_routing_attention as regional_routing_attention
 
 _MODES = ("identity", "avgpool", "maxpool", "ada_avgpool", "ada_maxpool", "conv", "fracpool")
@@ -168,11 +169,12 @@ class BiFormer(nn.Module):
     def _route(self, windows: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the windows that each window attends to and their weights, decided in float32.
 
-        The mean of a linear map is the linear map of the mean, so the features need not be averaged.
+        The mean of a linear map is the linear map of the mean, so the features need not be averaged. Hook-based FLOP
+        counters do not see this small product.
         """
         dtype = torch.promote_types(windows.dtype, torch.float32)
         grad = self.diff_routing and torch.is_grad_enabled()
-        with torch.autocast(windows.device.type, enabled=False), torch.set_grad_enabled(grad):
+        with no_autocast(windows), torch.set_grad_enabled(grad):
             if real is None:
                 means = windows.mean((2, 3), dtype=dtype)  # (B, p^2, C)
             else:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._layout import like
+from ._precision import no_autocast
 
 
 class _ChannelNorm(nn.Module):
@@ -209,7 +210,7 @@ class DAttention(nn.Module):
         if self.term in ("", "dwc"):
             return None
         (b, _, h, w), size, dtype = x.shape, points.shape[2:], points.dtype
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             if self.term == "fixed":
                 return self._resized_table(x.shape[2:], size, dtype)
             samples = points.flatten(2)  # (B g, 2, S)
@@ -220,7 +221,10 @@ class DAttention(nn.Module):
             return bias.reshape(b, self.n_heads, h * w, size[0] * size[1])
 
     def _log_bias(self, dy: Tensor, dx: Tensor) -> Tensor:
-        """Run the small network; its first layer acts on rows and columns apart, before their pairs are formed."""
+        """Run the small network; its first layer acts on rows and columns apart, before their pairs are formed.
+
+        Hook-based FLOP counters do not see it.
+        """
         first, last = self.rpe_table[0], self.rpe_table[2].weight.to(dy.dtype)
         (by, bx), shift = first.weight.to(dy.dtype).unbind(1), first.bias.to(dy.dtype)
         dy, dx = (torch.sign(d) * torch.log2(1 + (4 * d).abs()) / 3 for d in (dy, dx))
