@@ -196,7 +196,16 @@ def test_off_switches_leave_no_keys_and_pickle(kernel: int) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("size", [(8, 6), (7, 9)], ids=["without padding", "with padding"])
-@pytest.mark.parametrize("arguments", [{}, {"mask_pad": True, "kv_downsample_mode": "conv"}], ids=["default", "masked"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"mask_pad": True, "kv_downsample_mode": "conv"},
+        {"mask_pad": True, "kv_downsample_mode": "ada_avgpool", "kv_per_win": 2},
+        {"kv_downsample_mode": "ada_maxpool", "kv_per_win": 3},
+    ],
+    ids=str,
+)
 def test_export_follows_the_map_size(arguments: dict, size: tuple[int, int]) -> None:
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")

@@ -15,14 +15,20 @@ from typing import Any
 
 from .. import registry
 from ..errors import HostError
-from . import data, models, rows, startup
+from ..layers.gated import Gated
+from . import data, models, rows, startup, transfer
 
 Function = Callable[..., Any]
 SUPPORTED = ">=8.3.100,<9"
 
-# Host module -> its functions that get a joint. A version that lacks one of them is one we cannot serve.
+# Host module -> its functions (or methods) that get a joint. A version that lacks one of them is one we cannot serve.
 JOINTS: dict[str, dict[str, Callable[[Function], Function]]] = {
-    "ultralytics.nn.tasks": {"parse_model": rows.parse_model_joint, "yaml_model_load": models.yaml_model_load_joint},
+    "ultralytics.nn.tasks": {
+        "parse_model": rows.parse_model_joint,
+        "yaml_model_load": models.yaml_model_load_joint,
+        "BaseModel.load": transfer.load_joint,
+    },
+    "ultralytics.engine.model": {"Model.load": transfer.model_load_joint},
     "ultralytics.data.utils": {"check_det_dataset": data.check_det_dataset_joint},
     "ultralytics.data.build": {"build_yolo_dataset": data.build_yolo_dataset_joint},
 }
@@ -30,9 +36,10 @@ JOINTS: dict[str, dict[str, Callable[[Function], Function]]] = {
 
 @dataclass
 class _Patch:
-    """One replaced function."""
+    """One replaced function; ``owner`` is the class of a method."""
 
     name: str
+    owner: type | None
     original: Function
     replacement: Function
 
@@ -60,10 +67,12 @@ def apply(module_name: str, strict: bool = True) -> None:
     try:
         found = []
         for name, joint in JOINTS[module_name].items():
-            original = getattr(module, name, None)
-            if original is None:
+            *owner, function = name.split(".")
+            holder = getattr(module, owner[0], None) if owner else module
+            original = vars(holder).get(function) if holder is not None else None
+            if holder is None or original is None:
                 raise HostError(f"{module_name} has no {name!r}: {_host_version()} is not a version we know")
-            found.append(_Patch(name, original, joint(original)))
+            found.append(_Patch(function, holder if owner else None, original, joint(original)))
         if module_name == "ultralytics.nn.tasks":
             _check_names(module)
     except HostError as problem:
@@ -72,15 +81,15 @@ def apply(module_name: str, strict: bool = True) -> None:
             raise
         if module_name != "ultralytics.nn.tasks":
             return
-        guard = rows.refuse_joint(problem)
-        found = [_Patch("parse_model", module.parse_model, guard(module.parse_model))] if _has_parser(module) else []
+        parser = getattr(module, "parse_model", None)
+        found = [_Patch("parse_model", None, parser, rows.refuse_joint(problem)(parser))] if parser else []
     else:
         problems.pop(module_name, None)
         if module_name == "ultralytics.nn.tasks":
             registry.observe(_sync_names)
     _patches[module_name] = found
     for patch in found:
-        _replace(patch.original, patch.replacement)
+        _replace(patch, patch.original, patch.replacement)
     _sync_names()
 
 
@@ -107,7 +116,7 @@ def uninstall() -> None:
     startup.disarm()
     for found in _patches.values():
         for patch in found:
-            _replace(patch.replacement, patch.original)
+            _replace(patch, patch.replacement, patch.original)
     _patches.clear()
     problems.clear()
     _sync_names()
@@ -127,12 +136,12 @@ def _host_version() -> str:
     return f"Ultralytics {getattr(sys.modules.get('ultralytics'), '__version__', '(unknown version)')}"
 
 
-def _has_parser(module: ModuleType) -> bool:
-    return callable(getattr(module, "parse_model", None))
-
-
-def _replace(old: Function, new: Function) -> None:
-    """Bind ``new`` wherever a module of the host holds ``old``."""
+def _replace(patch: _Patch, old: Function, new: Function) -> None:
+    """Bind ``new`` in the class that holds the method, or wherever a module of the host holds ``old``."""
+    if patch.owner is not None:
+        if vars(patch.owner).get(patch.name) is old:
+            setattr(patch.owner, patch.name, new)
+        return
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "ultralytics" and isinstance(module, ModuleType):
             namespace = vars(module)
@@ -179,7 +188,7 @@ def _sync_safe_classes() -> None:
         return
     wanted = {
         value
-        for cls in _names.values()
+        for cls in ([*_names.values(), Gated] if _names else [])
         for value in vars(sys.modules[cls.__module__]).values()
         if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == cls.__module__
     }

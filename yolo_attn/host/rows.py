@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import registry
 from ..errors import ArgumentError, HostError, RowError, UnknownLayerError, nearest
+from ..layers.gated import Gated
 
 Function = Callable[..., Any]
 _BRANCH = "_yolo_attn_row"
@@ -81,7 +82,8 @@ def _with_branch(original: Function) -> FunctionType:
             f"({len(switches)} module switches, missing locals: {', '.join(sorted(missing)) or 'none'}); "
             "install a supported version: pip install 'ultralytics>=8.3.100,<9', or a newer yolo-attn"
         )
-    branch = ast.parse(f"if m in {_BRANCH}.classes():\n    args, c2 = {_BRANCH}.resolve(d, i, f, n, ch, args)").body[0]
+    call = f"m, args, c2 = {_BRANCH}.resolve(d, i, f, n, ch, m, args)"
+    branch = ast.parse(f"if m in {_BRANCH}.classes():\n    {call}").body[0]
     assert isinstance(branch, ast.If)
     last = switches[0]
     for node in ast.walk(branch):
@@ -121,9 +123,9 @@ class _Rows:
 
     @staticmethod
     def resolve(
-        d: Mapping[str, Any], i: int, f: Any, n: int, ch: Sequence[int], args: Sequence[Any]
-    ) -> tuple[list[Any], int]:
-        """Return the constructor's positional arguments and the output width of row ``i``.
+        d: Mapping[str, Any], i: int, f: Any, n: int, ch: Sequence[int], m: type, args: Sequence[Any]
+    ) -> tuple[type, list[Any], int]:
+        """Return the class to build, its positional arguments and the output width of row ``i``.
 
         Args:
             d: The model dictionary.
@@ -131,6 +133,7 @@ class _Rows:
             f: The row's ``from``.
             n: Number of repeats, depth already applied.
             ch: Widths of the rows before.
+            m: The layer's class.
             args: The row's arguments.
         """
         name = _rows(d)[i][2]
@@ -141,6 +144,9 @@ class _Rows:
             raise RowError(f"{place}: {name} reads from {f}; give -1 or an index from 0 to {i - 1}")
         width = ch[f]
         positional, keywords = _split(args, f"{place}: {name}")
+        gate = keywords.pop("gate", False)
+        if not isinstance(gate, bool):
+            raise RowError(f"{place}: {name}: gate={gate!r} must be true or false")
         layer = registry.find(name)
         if positional and _looks_like_width(positional[0]):
             written = _written_width(d, i, f)
@@ -157,9 +163,10 @@ class _Rows:
             raise RowError(f"{place}: {error}") from error
         out = getattr(layer.load(), "out_channels", None)
         c2 = out(*bound) if out else width
-        if n > 1 and c2 != width:
-            raise RowError(f"{place}: {name} turns {width} channels into {c2} and cannot be stacked; set n to 1")
-        return bound, c2
+        if (n > 1 or gate) and c2 != width:
+            what = "be stacked; set n to 1" if n > 1 else "have a gate; leave 'gate' out"
+            raise RowError(f"{place}: {name} turns {width} channels into {c2} and cannot {what}")
+        return (Gated, [layer.name, *bound], c2) if gate else (m, bound, c2)
 
 
 def _rows(d: Mapping[str, Any]) -> list[Any]:
@@ -246,7 +253,7 @@ def _failing_row(error: BaseException, code: CodeType, d: Mapping[str, Any]) -> 
     while trace is not None:
         frame = trace.tb_frame
         if frame.f_code is code:
-            if frame.f_locals.get("m") in _Rows.classes():
+            if frame.f_locals.get("m") in {*_Rows.classes(), Gated}:
                 i = frame.f_locals["i"]
                 return f"{_file(d)}, row {i}: {_rows(d)[i][2]}"
             return None

@@ -5,7 +5,12 @@ It runs in every interpreter of the environment, so it uses ``sys`` alone and lo
 
 import sys
 
-WATCHED = ("ultralytics.nn.tasks", "ultralytics.data.utils", "ultralytics.data.build")
+WATCHED = (
+    "ultralytics.nn.tasks",
+    "ultralytics.engine.model",
+    "ultralytics.data.utils",
+    "ultralytics.data.build",
+)
 
 
 class _Finder:

@@ -41,8 +41,7 @@ class BiFormer(nn.Module):
         kv_downsample_mode: How keys and values of a window are thinned out: ``"identity"`` (not at all), ``"avgpool"``,
             ``"maxpool"``, ``"ada_avgpool"``, ``"ada_maxpool"``, ``"conv"`` (a depthwise convolution in the window) or
             ``"fracpool"`` (fractional max pooling; one random sample per call in training, a fixed one else; has no
-            ONNX form). The ``ada_*`` modes export to ONNX only with fixed sizes whose windows ``kv_per_win`` divides;
-            the other modes with windows not smaller than the kernel.
+            ONNX form). An exported graph keeps the kernels its example allowed: export with windows as large as them.
         topk: Windows each window attends to, at least 1; more than ``n_win ** 2`` means all.
         param_attention: ``"qkvo"``, or ``"qkv"`` for no output projection.
         param_routing: Send the window means through one more linear map before routing; needs ``diff_routing``.
@@ -248,8 +247,10 @@ class BiFormer(nn.Module):
             pool = F.avg_pool2d if mode == "avgpool" else F.max_pool2d
             return pool(x, (min(ratio, h), min(ratio, w)))
         if mode in ("ada_avgpool", "ada_maxpool"):
-            pool = F.adaptive_avg_pool2d if mode == "ada_avgpool" else F.adaptive_max_pool2d
-            return pool(x, self.kv_per_win)
+            average = mode == "ada_avgpool"
+            if torch.jit.is_tracing():
+                return _adaptive_pool(x, self.kv_per_win, average)
+            return (F.adaptive_avg_pool2d if average else F.adaptive_max_pool2d)(x, self.kv_per_win)
         if mode == "conv":
             if h < kernel or w < kernel:
                 x = F.pad(x, (0, max(kernel - w, 0), 0, max(kernel - h, 0)))
@@ -267,3 +268,19 @@ class BiFormer(nn.Module):
             "auto_pad mask_pad"
         )
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
+
+
+def _adaptive_pool(x: Tensor, size: int, average: bool) -> Tensor:
+    """Pool ``(n, c, h, w)`` to ``(n, c, size, size)`` as adaptive pooling does; that one has no ONNX form here."""
+    cells = torch.arange(size, device=x.device)[:, None]
+    for _ in range(2):  # the last axis each time, then the axes change places
+        n = x.shape[3]
+        index = torch.arange(n, device=x.device)
+        inside = (index >= cells * n // size) & (index < ((cells + 1) * n + size - 1) // size)  # (size, n)
+        if average:
+            share = inside.to(x.dtype)
+            x = x @ (share / share.sum(1, keepdim=True)).T
+        else:
+            x = x[:, :, :, None].masked_fill(~inside, float("-inf")).max(-1).values
+        x = x.transpose(2, 3)
+    return x

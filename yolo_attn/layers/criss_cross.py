@@ -36,6 +36,8 @@ class CrissCross(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    starts_as_identity = True
+
     def __init__(self, channels: int, recurrence: int = 1) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

@@ -1,0 +1,312 @@
+"""Weights of a base model arrive wherever rows were inserted, and layers inserted into them start as the identity.
+
+The host matches tensors by keys that hold a layer's number. The joint with ``BaseModel.load`` shows it a base whose
+layers stand at the numbers of the layers they correspond to; everything else the host does there stays its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from ultralytics.utils import LOGGER
+
+from .. import registry
+from ..layers.gated import Gated
+
+_KIND = 10_000  # more than any layer has tensors: kinds come first, shapes decide between equals
+Pairs = dict[int, int]  # index of a base layer -> index of the layer of the model that it corresponds to
+
+
+def load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``BaseModel.load`` that matches layers by what they are and in what order, not by number."""
+
+    @functools.wraps(original)
+    def load(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        base = _base_of(weights)
+        if base is None or not isinstance(getattr(self, "model", None), nn.Sequential):
+            return original(self, weights, *args, **kwargs)
+        source, target = list(base.model), list(self.model)
+        if not any(is_attention(layer) for layer in (*source, *target)):
+            return original(self, weights, *args, **kwargs)
+        pairs = align(source, target)
+        _match_gates(self, source, pairs)
+        result = original(self, _replace(weights, _renumbered(base, self, pairs)), *args, **kwargs)
+        new = _open_identity(self, source, pairs)
+        report = _compare(base, self, pairs, new)
+        if report.complete and _placeholder_names(self) and len(getattr(base, "names", ())) == len(self.names):
+            self.names = dict(base.names)
+        if kwargs.get("verbose", args[0] if args else True):
+            report.log()
+        return result
+
+    return load
+
+
+def model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``Model.load`` after which ``train`` keeps weights that came as an object, as newer hosts do."""
+
+    @functools.wraps(original)
+    def load(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        if not self.ckpt:
+            self.ckpt = {"model": self.model}
+        return result
+
+    return load
+
+
+def is_attention(layer: nn.Module) -> bool:
+    """Return whether a layer of a model is one of ours, gated or stacked or not."""
+    inner = _parts(layer)[0]
+    return isinstance(inner, Gated) or type(inner) in _classes()
+
+
+def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> Pairs:
+    """Match the layers of two models in order: as many of the same kind as possible, then as many tensors of equal shape.
+
+    The last layers, the heads, always correspond.
+
+    Args:
+        source: Layers of the base.
+        target: Layers of the model that receives.
+
+    Returns:
+        Index in ``source`` -> index in ``target``; layers without a counterpart are left out.
+    """
+    n, m = len(source) - 1, len(target) - 1
+    kinds, shapes = [[_kind(layer) for layer in layers] for layers in (source, target)], []
+    for layers in (source, target):
+        shapes.append([{k: tuple(v.shape) for k, v in _plain_state(layer).items()} for layer in layers])
+    # best[i][j]: the highest score of the layers from i and from j on.
+    best = [[0] * (m + 1) for _ in range(n + 1)]
+    score = [[0] * m for _ in range(n)]
+    for i in reversed(range(n)):
+        for j in reversed(range(m)):
+            if kinds[0][i] == kinds[1][j]:
+                score[i][j] = _score(shapes[0][i], shapes[1][j], is_attention(source[i]))
+            matched = score[i][j] + best[i + 1][j + 1] if score[i][j] else 0
+            best[i][j] = max(matched, best[i + 1][j], best[i][j + 1])
+    pairs, i, j = {n: m}, 0, 0
+    while i < n and j < m:
+        if score[i][j] and best[i][j] == score[i][j] + best[i + 1][j + 1]:
+            pairs[i] = j
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i][j + 1]:
+            j += 1
+        else:
+            i += 1
+    return dict(sorted(pairs.items()))
+
+
+def _score(source: Mapping[str, tuple], target: Mapping[str, tuple], attention: bool) -> int:
+    """Return how well two layers of one kind correspond; 0 if not at all."""
+    equal = sum(target.get(key) == shape for key, shape in source.items())
+    if attention and equal < max(len(source), len(target)):
+        return 0  # one of another width or with other options is a new layer
+    return _KIND + equal
+
+
+def _parts(layer: nn.Module) -> list[nn.Module]:
+    """Return the repeats of a row, one for most."""
+    return list(layer) if type(layer) is nn.Sequential and len(layer) else [layer]
+
+
+def _kind(layer: nn.Module) -> tuple[str, int]:
+    parts = [part.layer if isinstance(part, Gated) else part for part in _parts(layer)]
+    return type(parts[0]).__name__, len(parts)
+
+
+def _plain_state(layer: nn.Module) -> dict[str, Any]:
+    """Return the state of a layer without its gate, under the keys it has without one."""
+    state = {}
+    for number, part in enumerate(_parts(layer)):
+        inner = part.layer if isinstance(part, Gated) else part
+        state.update({f"{number}.{key}": value for key, value in inner.state_dict().items()})
+    return state
+
+
+def _classes() -> set[type]:
+    return {layer.load() for layer in registry.layers()}
+
+
+def _base_of(weights: Any) -> Any:
+    """Return the model that the host will take from what ``load`` was given, if it is one of rows."""
+    if isinstance(weights, dict):
+        weights = weights.get("ema") or weights.get("model")
+    return weights if isinstance(getattr(weights, "model", None), nn.Sequential) else None
+
+
+def _replace(weights: Any, base: Any) -> Any:
+    """Return ``weights`` with another model in it."""
+    if not isinstance(weights, dict):
+        return base
+    return {**weights, **{key: base for key in ("ema", "model") if weights.get(key) is not None}}
+
+
+def _renumbered(base: Any, model: Any, pairs: Pairs) -> Any:
+    """Return a view of the base whose layers stand where the model's corresponding layers do. Tensors are shared."""
+    layers: list[nn.Module] = [nn.Identity() for _ in model.model]
+    for i, j in pairs.items():
+        parts = []
+        for own, other in zip(_parts(base.model[i]), _parts(model.model[j]), strict=False):
+            if isinstance(other, Gated) and not isinstance(own, Gated) and is_attention(own):
+                own = Gated(own)
+                nn.init.ones_(own.gate)
+            elif isinstance(own, Gated) and not isinstance(other, Gated):
+                own = own.layer
+            parts.append(own)
+        layers[j] = nn.Sequential(*parts) if type(base.model[i]) is nn.Sequential else parts[0]
+    view = copy.copy(base)
+    view._modules = {**base._modules, "model": nn.Sequential(*layers)}
+    return view
+
+
+def _match_gates(model: Any, source: Sequence[nn.Module], pairs: Pairs) -> None:
+    """Gate the layers whose counterpart is gated, unless their row says ``gate: false``."""
+    for i, j in pairs.items():
+        if isinstance(_parts(source[i])[0], Gated) and not isinstance(_parts(model.model[j])[0], Gated):
+            _gate_row(model, j)
+
+
+def _open_identity(model: Any, source: Sequence[nn.Module], pairs: Pairs) -> list[int]:
+    """Gate the new attention layers that read trained features; return all new layers."""
+    arrived = {j for i, j in pairs.items() if _fits(source[i], model.model[j])}
+    new = [j for j in range(len(model.model)) if j not in pairs.values()]
+    for j in new:
+        layer = model.model[j]
+        reads = j + layer.f if isinstance(layer.f, int) and layer.f < 0 else layer.f
+        if is_attention(layer) and reads in arrived:
+            if not isinstance(_parts(layer)[0], Gated):
+                _gate_row(model, j)
+            arrived.add(j)  # the next new layer in a row of them reads the same features
+    return new
+
+
+def _fits(source: nn.Module, target: nn.Module) -> bool:
+    theirs = _plain_state(target)
+    return all(key in theirs and theirs[key].shape == value.shape for key, value in _plain_state(source).items())
+
+
+def _gate_row(model: Any, j: int) -> None:
+    """Put a gate at 0 around layer ``j`` and say so in its row of the model's YAML; ``gate: false`` keeps it out."""
+    layer = model.model[j]
+    section = "backbone" if j < len(model.yaml["backbone"]) else "head"
+    row = j if section == "backbone" else j - len(model.yaml["backbone"])
+    source, n, name, args = model.yaml[section][row]
+    args = [args] if isinstance(args, Mapping) else list(args)
+    keywords = args.pop() if args and isinstance(args[-1], Mapping) else {}
+    if keywords.get("gate") is False or not _can_be_gated(_parts(layer)[0]):
+        return
+    gated = [Gated(part) for part in _parts(layer)]
+    replacement = nn.Sequential(*gated) if type(layer) is nn.Sequential else gated[0]
+    replacement.to(next(layer.parameters()).device).train(layer.training)
+    replacement.i, replacement.f, replacement.type = layer.i, layer.f, f"{Gated.__module__}.{Gated.__name__}"
+    replacement.np = sum(parameter.numel() for parameter in replacement.parameters())
+    model.model[j] = replacement
+    model.yaml = copy.deepcopy(model.yaml)
+    model.yaml[section][row] = [source, n, name, [*args, {**keywords, "gate": True}]]
+
+
+def _can_be_gated(layer: nn.Module) -> bool:
+    if getattr(layer, "starts_as_identity", False):
+        return False
+    out = getattr(layer, "out_channels", None)
+    if out is None or not callable(out):
+        return True
+    given = [getattr(layer, name, None) for name in inspect.signature(out).parameters]
+    return out(*given) == given[0]
+
+
+def _placeholder_names(model: Any) -> bool:
+    names = getattr(model, "names", None)
+    return isinstance(names, dict) and all(str(key) == str(name) for key, name in names.items())
+
+
+@dataclass
+class Report:
+    """What arrived of a base.
+
+    Attributes:
+        arrived: Number of tensors of the base that fit.
+        total: Number of tensors of the base.
+        new: Layers of the model without a counterpart, as text.
+        lost: Layers of the base without a counterpart, as text.
+        misfits: Tensors of another shape, as text.
+        hint: What would fit.
+    """
+
+    arrived: int
+    total: int
+    new: list[str]
+    lost: list[str]
+    misfits: list[str]
+    hint: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the base arrived."""
+        return self.arrived == self.total
+
+    def log(self) -> None:
+        """Tell the user."""
+        line = f"Transferred {self.arrived}/{self.total} tensors of the base"
+        if self.new:
+            line += f"; new: {', '.join(self.new)}"
+        LOGGER.info(line)
+        if self.lost:
+            LOGGER.warning(f"Layers of the base that this model has not: {', '.join(self.lost)}")
+        if self.misfits:
+            shown = ", ".join(self.misfits[:6]) + (
+                f" and {len(self.misfits) - 6} more" if len(self.misfits) > 6 else ""
+            )
+            LOGGER.warning(f"Tensors of another shape: {shown}. {self.hint}".rstrip())
+
+
+def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int]) -> Report:
+    arrived, misfits, lost = 0, [], []
+    for i, layer in enumerate(base.model):
+        if i not in pairs:
+            lost.append(f"{i} {_name(layer)}")
+            continue
+        j, gated = pairs[i], [isinstance(part, Gated) for part in _parts(layer)]
+        theirs = _plain_state(model.model[j])
+        for key, value in _plain_state(layer).items():
+            if key in theirs and theirs[key].shape == value.shape:
+                arrived += 1
+            else:
+                there = tuple(theirs[key].shape) if key in theirs else "none"
+                misfits.append(f"{j} {_name(layer)} {key.partition('.')[2]} {tuple(value.shape)} -> {there}")
+        arrived += sum(gated) if isinstance(_parts(model.model[j])[0], Gated) else 0
+    total = len(base.model.state_dict())
+    described = [f"{j} {_name(model.model[j])}{_start(model.model[j])}" for j in new if is_attention(model.model[j])]
+    described += [f"{j} {_name(model.model[j])}" for j in new if not is_attention(model.model[j])]
+    return Report(arrived, total, described, lost, misfits, _hint(base, model, len(misfits), total))
+
+
+def _name(layer: nn.Module) -> str:
+    return _kind(layer)[0]
+
+
+def _start(layer: nn.Module) -> str:
+    part = _parts(layer)[0]
+    identity = isinstance(part, Gated) or getattr(part, "starts_as_identity", False)
+    return " (starts as the identity)" if identity else " (starts as in its paper)"
+
+
+def _hint(base: Any, model: Any, misfits: int, total: int) -> str:
+    """Say what would fit."""
+    theirs, ours = (getattr(m, "yaml", None) or {} for m in (base, model))
+    if misfits * 4 > total and theirs.get("scale") != ours.get("scale"):
+        name = re.sub(r"\.ya?ml$", "", str(theirs.get("yaml_file", "the base")).rpartition("/")[2])
+        fitting = re.sub(r"(\d)[nsmlx](?=-|$)", rf"\g<1>{ours.get('scale')}", name)
+        return f"The base has scale {theirs.get('scale')!r}, this model {ours.get('scale')!r}: {fitting}.pt would fit"
+    if theirs.get("nc") != ours.get("nc"):
+        return f"The base has {theirs.get('nc')} classes, this model {ours.get('nc')}: the class outputs start anew"
+    return ""
