@@ -107,9 +107,6 @@ def test_built_in_layers_stay() -> None:
 
 
 def test_importing_the_package_loads_neither_torch_nor_ultralytics() -> None:
-    code = (
-        "import sys, yolo_attn; yolo_attn.list_layers()\n"
-        "print({'torch', 'ultralytics', 'numpy'} & set(sys.modules))"
-    )
+    code = "import sys, yolo_attn; yolo_attn.list_layers()\nprint({'torch', 'ultralytics', 'numpy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

@@ -68,11 +68,11 @@ def apply(module_name: str, strict: bool = True) -> None:
         found = []
         for name, joint in JOINTS[module_name].items():
             *owner, function = name.split(".")
-            holder = getattr(module, owner[0], None) if owner else module
-            original = vars(holder).get(function) if holder is not None else None
-            if holder is None or original is None:
+            cls = getattr(module, owner[0], None) if owner else None
+            original = vars(cls or module).get(function)
+            if original is None or (owner and cls is None):
                 raise HostError(f"{module_name} has no {name!r}: {_host_version()} is not a version we know")
-            found.append(_Patch(function, holder if owner else None, original, joint(original)))
+            found.append(_Patch(function, cls, original, joint(original)))
         if module_name == "ultralytics.nn.tasks":
             _check_names(module)
     except HostError as problem:

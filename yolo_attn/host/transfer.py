@@ -69,7 +69,7 @@ def is_attention(layer: nn.Module) -> bool:
 
 
 def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> Pairs:
-    """Match the layers of two models in order: as many of the same kind as possible, then as many tensors of equal shape.
+    """Match the layers of two models in order: most layers of one kind first, then most tensors of equal shape.
 
     The last layers, the heads, always correspond.
 
@@ -207,8 +207,9 @@ def _gate_row(model: Any, j: int) -> None:
     gated = [Gated(part) for part in _parts(layer)]
     replacement = nn.Sequential(*gated) if type(layer) is nn.Sequential else gated[0]
     replacement.to(next(layer.parameters()).device).train(layer.training)
-    replacement.i, replacement.f, replacement.type = layer.i, layer.f, f"{Gated.__module__}.{Gated.__name__}"
-    replacement.np = sum(parameter.numel() for parameter in replacement.parameters())
+    marks = {"i": layer.i, "f": layer.f, "type": f"{Gated.__module__}.{Gated.__name__}"}
+    marks["np"] = sum(parameter.numel() for parameter in replacement.parameters())
+    vars(replacement).update(marks)  # what the host writes on every layer
     model.model[j] = replacement
     model.yaml = copy.deepcopy(model.yaml)
     model.yaml[section][row] = [source, n, name, [*args, {**keywords, "gate": True}]]

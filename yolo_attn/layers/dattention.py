@@ -60,6 +60,9 @@ class DAttention(nn.Module):
         q_size: Height and width, or both as one integer, of the map the fixed and distance tables are made for; None
             means 20x20, P5 of a 640 pixel image. The other terms do not use it.
 
+    ONNX export follows the map's size, except where a kernel had to stop at a smaller map (``no_off`` with a stride, or
+    ``ksize`` equal to ``stride``): that stays as traced.
+
     Shape:
         ``(B, C, H, W) -> (B, C, H, W)``; O((HW)^2 / stride^2) time; O(HW) memory with ``dwc_pe`` or no position term,
         else O(heads (HW)^2 / stride^2), and 32 numbers per query, sample and group with ``log_cpb``.

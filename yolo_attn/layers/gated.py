@@ -1,6 +1,6 @@
 """Gated blends an attention layer into a trained network: at gate 0 it is the identity, at gate 1 the layer itself.
 
-Paper: the learned scalar that starts at zero is that of ReZero is All You Need, arXiv 2003.04887, and of the ``gamma`` of
+Paper: the learned scalar that starts at zero is that of ReZero is All You Need, arXiv 2003.04887, and the ``gamma`` of
 Criss-Cross attention, arXiv 1811.11721.
 Differs: the gate scales the change that the layer makes, ``A(x) - x``, since most layers here replace their input.
 """
