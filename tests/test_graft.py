@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from yolo_attn.errors import RowError, UnknownLayerError
-from yolo_attn.graft import find_rows, graft, to_yaml
+from yolo_attn.graft import find_rows, graft, graft_all, remove, split_name, strides, to_yaml
 
 MODEL = {
     "nc": 2,
@@ -75,3 +75,49 @@ def test_places_that_do_not_exist_are_named() -> None:
             find_rows(MODEL, place)
     with pytest.raises(UnknownLayerError, match="CBAMM"):
         graft(MODEL, "CBAMM", "neck")
+
+
+@pytest.mark.parametrize("places", [["backbone"], ["neck"], ["stages"], [0, 1, 4], ["stages", "neck", 3]], ids=str)
+def test_remove_undoes_a_graft(places: list) -> None:
+    assert sources(remove(graft(MODEL, "SE", places), {"SE"})) == sources(MODEL)
+    twice = graft_all(MODEL, [("SE", places, []), ("CBAM", places, [])])
+    assert sources(remove(twice, {"SE", "CBAM"})) == sources(MODEL)
+    assert sources(remove(twice, {"CBAM"})) == sources(graft(MODEL, "SE", places))
+
+
+def test_two_layers_at_one_place_stand_one_behind_the_other() -> None:
+    graph = dict(sources(graft_all(MODEL, [("SE", "backbone", []), ("CBAM", ["backbone", 0], [])])))
+    assert graph["SE#0"] == ["SPPF#0"] and graph["CBAM#1"] == ["SE#0"]
+    assert graph["nn.Upsample#0"] == ["CBAM#1"] and graph["Conv#1"] == ["CBAM#0"]
+
+
+def test_strides_and_levels() -> None:
+    assert strides(MODEL) == [2, 4, 4, 2, 2, 2, 2, 0]
+    assert find_rows(MODEL, "stages") == [2] == find_rows(MODEL, "backbone-p2")
+    with pytest.raises(RowError, match="at='neck-p5': this model has neck-p1, neck-p2"):
+        find_rows(MODEL, "neck-p5")
+    with pytest.raises(RowError, match="say which: 'backbone-p2' or 'neck-p2'"):
+        find_rows(MODEL, "p2")
+
+
+def test_rows_that_give_no_single_map_are_refused() -> None:
+    model = copy.deepcopy(MODEL)
+    model["backbone"].insert(1, [-1, 1, "CBLinear", [[64]]])
+    with pytest.raises(RowError, match="row 1, CBLinear, gives several maps"):
+        graft(model, "SE", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "readings"),
+    [
+        ("yolov8n-cbam", [("yolov8n", "CBAM", "backbone")]),
+        ("yolo26n-seg-biformer-neck", [("yolo26n-seg", "BiFormer", "neck")]),
+        ("yolov8n-cls-mhsa-lepe-stages", [("yolov8n-cls", "MHSALePE", "stages")]),
+        ("rtdetr-l-se-backbone-p4", [("rtdetr-l", "SE", "backbone-p4")]),
+        ("yolov8n-se-cbam", [("yolov8n-se", "CBAM", "backbone")]),
+        ("yolov8n-seg", []),
+        ("yolov8n-cbam-nek", []),
+    ],
+)
+def test_names_of_grafted_models(name: str, readings: list) -> None:
+    assert split_name(name) == readings

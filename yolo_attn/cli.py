@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from . import __version__, registry
-from .errors import YoloAttnError
+from .errors import RowError, YoloAttnError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,17 +20,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs.add_parser("doctor", help="say which Ultralytics is patched, what was added and what is wrong")
     layers = verbs.add_parser("layers", help="list the layers with their arguments")
     layers.add_argument("--markdown", action="store_true", help="print the table of the README")
+    graft = verbs.add_parser("graft", help="write a model YAML with attention layers inserted")
+    graft.add_argument("model", help="name or path of a model YAML, such as yolo11n.yaml")
+    graft.add_argument("--layer", action="append", required=True, help="YAML name; may be repeated, each with its --at")
+    graft.add_argument("--at", action="append", required=True, help="backbone, stages, neck, neck-p3, or a row's index")
+    graft.add_argument(
+        "--args", action="append", default=[], help="YAML list or mapping of arguments, in order of --layer"
+    )
+    graft.add_argument("--no-gate", action="store_true", help="keep the paper's start in pretrained weights")
+    graft.add_argument("-o", "--output", required=True, help="file to write; it must not exist")
+    strip = verbs.add_parser("strip", help="write a plain checkpoint if every gate is zero")
+    strip.add_argument("checkpoint")
+    strip.add_argument("-o", "--output", help="file to write (default: beside it, with -plain)")
+    strip.add_argument("--force", action="store_true", help="write also if outputs differ")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.verb in ("graft", "strip"):
+            return _operate(arguments)
         if arguments.verb == "doctor":
             from .host.doctor import examine
 
             return examine(print)
         print(registry.markdown() if arguments.markdown else registry.text())
-    except YoloAttnError as error:
+    except (YoloAttnError, FileNotFoundError) as error:
         print(f"yolo-attn: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _operate(arguments: argparse.Namespace) -> int:
+    from .host.patch import install
+
+    install()
+    from .host.surgery import graft_file, strip
+
+    if arguments.verb == "strip":
+        path = Path(arguments.checkpoint)
+        strip(path, arguments.output or path.with_name(f"{path.stem}-plain{path.suffix}"), arguments.force)
+        return 0
+    if len(arguments.layer) != len(arguments.at):
+        raise RowError(f"{len(arguments.layer)} --layer but {len(arguments.at)} --at; give each layer its place")
+    rows = [_row_arguments(text) for text in arguments.args]
+    rows += [[] for _ in range(len(arguments.layer) - len(rows))]
+    if arguments.no_gate:
+        rows = [_without_gate(row) for row in rows]
+    places = [int(at) if at.isdigit() else at for at in arguments.at]
+    graft_file(arguments.model, list(zip(arguments.layer, places, rows, strict=True)), arguments.output)
+    return 0
+
+
+def _row_arguments(text: str) -> list[Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, (list, dict)):
+        raise RowError(f"--args {text!r}: give a YAML list such as '[16]' or a mapping such as '{{kernel_size: 5}}'")
+    return value if isinstance(value, list) else [value]
+
+
+def _without_gate(row: list[Any]) -> list[Any]:
+    if row and isinstance(row[-1], dict):
+        return [*row[:-1], {**row[-1], "gate": False}]
+    return [*row, {"gate": False}]
 
 
 if __name__ == "__main__":

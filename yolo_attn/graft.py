@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -67,13 +67,20 @@ def graft_all(
         model: A model dictionary; it is not changed.
         grafts: Layer, place and arguments as ``graft`` takes them. At the same row the first comes first.
     """
+    return insert(model, plan(model, grafts))
+
+
+def plan(
+    model: Mapping[str, Any], grafts: Iterable[tuple[str, str | int | Sequence[str | int], Sequence[Any]]]
+) -> dict[int, list[list[Any]]]:
+    """Return the rows that ``graft_all`` inserts after each row of a model."""
     rows: dict[int, list[list[Any]]] = {}
     for layer, at, args in grafts:
         name = registry.find(layer).name
         places = [at] if isinstance(at, (str, int)) else at
         for index in sorted({index for place in places for index in find_rows(model, place)}):
             rows.setdefault(index, []).append([-1, 1, name, list(args)])
-    return insert(model, rows)
+    return dict(sorted(rows.items()))
 
 
 def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
@@ -117,7 +124,7 @@ def strides(model: Mapping[str, Any]) -> list[int]:
     result: list[int] = []
     for index, (source, _, name, args) in enumerate([*model["backbone"], *model["head"]]):
         # Concat joins maps of one size, CBFuse resizes to the last one.
-        first = _absolute(source if isinstance(source, int) else source[-1], index)
+        first = _absolute(_listed(source)[-1], index)
         stride = result[first] if first >= 0 else 1
         result.append(round(stride * _SHRINK[name](args)) if name in _SHRINK else stride)
     result[-1] = 0
@@ -142,7 +149,7 @@ def _neck(model: Mapping[str, Any]) -> dict[int, int]:
 def _feeding(model: Mapping[str, Any]) -> list[int]:
     """Return the rows that feed the head."""
     source, last = model["head"][-1][0], len(model["backbone"]) + len(model["head"]) - 1
-    return sorted(_absolute(s, last) for s in ([source] if isinstance(source, int) else source))
+    return sorted(_absolute(s, last) for s in _listed(source))
 
 
 def insert(model: Mapping[str, Any], rows: Mapping[int, Sequence[list[Any]]]) -> Model:
@@ -157,12 +164,42 @@ def insert(model: Mapping[str, Any], rows: Mapping[int, Sequence[list[Any]]]) ->
             source, *rest = copy.deepcopy(row)
             here = len(moved)
             single = isinstance(source, int)
-            sources = [s if s == -1 else moved[_absolute(s, here)] for s in ([source] if single else source)]
+            sources = [s if s == -1 else moved[_absolute(s, here)] for s in _listed(source)]
             new = [copy.deepcopy(list(r)) for r in rows.get(here, ())]
             result[part] += [[sources[0] if single else sources, *rest], *new]
             moved.append(index + len(new))
             index += 1 + len(new)
     return result
+
+
+def remove(model: Mapping[str, Any], names: Container[str]) -> Model:
+    """Return a copy of a model without the rows of the named modules; their readers read what they read."""
+    moved: list[int] = []
+    result = copy.deepcopy(dict(model))
+    result["backbone"], result["head"] = [], []
+    kept = 0
+    for part in ("backbone", "head"):
+        for row in model[part]:
+            source, *rest = copy.deepcopy(row)
+            here = len(moved)
+            single = isinstance(source, int)
+            absolute = [_absolute(s, here) for s in _listed(source)]
+            if row[2] in names:
+                moved.append(moved[absolute[0]] if absolute[0] >= 0 else -1)
+                continue
+            there = [moved[s] if s >= 0 else s for s in absolute]
+            # -1 stays -1 where it still means the row before.
+            sources = [
+                -1 if s in (kept - 1, -1) and o == -1 else s for s, o in zip(there, _listed(source), strict=True)
+            ]
+            result[part].append([sources[0] if single else sources, *rest])
+            moved.append(kept)
+            kept += 1
+    return result
+
+
+def _listed(source: int | Sequence[int]) -> list[int]:
+    return [source] if isinstance(source, int) else list(source)
 
 
 def _absolute(source: int, index: int) -> int:
