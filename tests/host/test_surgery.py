@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,8 @@ def test_drop_ins_and_names_agree() -> None:
 
 
 def test_graft_writes_a_model_that_builds_and_never_overwrites(run, tmp_path: Path) -> None:
-    arguments = "--layer CoordAtt --at neck --args [] --layer SE --at 4 --args {reduction:\u00a08} -o mine.yaml"
-    command = ("yolo-attn", "graft", "yolo11n.yaml", *(a.replace("\u00a0", " ") for a in arguments.split(" ")))
+    arguments = "--layer CoordAtt --at neck --args [] --layer SE --at 4 --args '{reduction: 8}' -o mine.yaml"
+    command = ("yolo-attn", "graft", "yolo11n.yaml", *shlex.split(arguments))
     said = run(*command).stdout
     assert "+ row 5: [-1, 1, 'SE', [{'reduction': 8}]]" in said
     assert "row 27 (23 before), Detect: reads [18, 22, 26] instead of [16, 19, 22]" in said

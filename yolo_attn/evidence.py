@@ -1,0 +1,79 @@
+"""Results on disk: every number that README or CHANGELOG states comes from a record written here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import DataError
+
+FIELDS = {"task": str, "command": str, "made": str, "machine": dict, "versions": dict, "settings": dict, "rows": list}
+
+
+def record(task: str, settings: Mapping[str, Any], rows: list[dict[str, Any]], command: str) -> dict[str, Any]:
+    """Return a record with the machine and the versions it was made with.
+
+    Args:
+        task: Short name, part of the file's name.
+        settings: What was chosen.
+        rows: What was measured, one mapping each.
+        command: The command that makes the record again, free of paths of this machine.
+    """
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    packages = ("torch", "ultralytics", "numpy", "faster-coco-eval")
+    return {
+        "task": task,
+        "command": command,
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {
+            "device": gpu or "cpu", "processor": _processor(), "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(), "system": platform.system(),
+        },
+        "versions": {
+            "yolo-attn": __version__, "python": sys.version.split()[0],
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "settings": dict(settings),
+        "rows": rows,
+    }  # fmt: skip
+
+
+def save(content: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write ``<version>--<device>--<task>.json`` and return its path.
+
+    Raises:
+        DataError: If the record lacks a field.
+    """
+    check(content)
+    device = content["machine"]["device"].lower().replace(" ", "-")
+    path = Path(folder) / f"{content['versions']['yolo-attn']}--{device}--{content['task']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def check(content: Mapping[str, Any]) -> None:
+    """Raise ``DataError`` if a record lacks a field or has one of a wrong type."""
+    for name, kind in FIELDS.items():
+        if not isinstance(content.get(name), kind):
+            raise DataError(f"record field {name!r} is {content.get(name)!r}; it must be a {kind.__name__}")
+    if not content["rows"] or not all(isinstance(row, Mapping) for row in content["rows"]):
+        raise DataError("record field 'rows' must hold at least one mapping")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,122 @@
+"""What an inserted layer does to a trained detector: stock transfer, the paper's start and the identity start."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn import tasks
+
+from .. import registry
+from ..graft import graft, to_yaml
+from ..layers.gated import Gated
+from . import models
+
+METRIC = "metrics/mAP50-95(B)"
+STARTS = ("stock", "paper", "identity")
+
+
+def train_base(data: str, folder: Path, epochs: int, **recipe: Any) -> Path:
+    """Train yolov8n from scratch and return the checkpoint of its best epoch."""
+    arguments = {"model": "yolov8n.yaml", "pretrained": False, "data": data, "epochs": epochs, **recipe}
+    trainer = DetectionTrainer(overrides={**arguments, "project": str(folder), "name": "base", "exist_ok": True})
+    trainer.train()
+    return Path(trainer.best)
+
+
+def fine_tune(base: Path, data: str, model: str, seed: int, folder: Path, **recipe: Any) -> dict[str, Any]:
+    """Load a base into a model, train, and return mAP50-95 before training and after every epoch.
+
+    Args:
+        base: Checkpoint of the base.
+        data: Data YAML.
+        model: Model YAML.
+        seed: Seed of the new layers and of training.
+        folder: Where runs are written.
+        **recipe: Training arguments.
+
+    Returns:
+        ``maps``: before, after epoch 1, 2, ...; ``gates``: the gates after training.
+    """
+    arguments = {**recipe, "model": model, "pretrained": str(base), "data": data, "seed": seed}
+    trainer = DetectionTrainer(overrides={**arguments, "project": str(folder), "name": "run", "exist_ok": True})
+    maps: list[float] = []
+
+    def before(trainer: Any) -> None:
+        trainer.loss_items = torch.zeros(3, device=trainer.device)
+        maps.append(float(trainer.validator(trainer)[METRIC]))
+
+    def after_epoch(trainer: Any) -> None:
+        if len(maps) <= recipe["epochs"]:  # the host calls once more for the final checkpoint
+            maps.append(float(trainer.metrics[METRIC]))
+
+    trainer.add_callback("on_train_start", before)
+    trainer.add_callback("on_fit_epoch_end", after_epoch)
+    trainer.train()
+    gates = [module.gate.item() for module in trainer.ema.ema.modules() if isinstance(module, Gated)]
+    return {"maps": maps, "gates": gates}
+
+
+def study(
+    base: Path,
+    data: str,
+    layers: Sequence[str],
+    places: Sequence[str],
+    seeds: Sequence[int],
+    recipe: dict[str, Any],
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
+    """Fine-tune the base as it is, and with each layer at each place from each start; ``keep`` takes every run."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for seed in seeds:
+            run = fine_tune(base, data, "yolov8n.yaml", seed, folder, **recipe)
+            keep({"layer": "none", "place": "", "start": "base", "seed": seed, **run})
+            for layer in layers:
+                for place in places:
+                    for start in STARTS:
+                        model = _model(folder, layer, place, start)
+                        with _stock_loading() if start == "stock" else nullcontext():
+                            run = fine_tune(base, data, model, seed, folder, **recipe)
+                        keep({"layer": layer, "place": place, "start": start, "seed": seed, **run})
+
+
+def summarise(rows: Sequence[dict[str, Any]], epochs: Sequence[int]) -> list[dict[str, Any]]:
+    """Return mean and spread (largest minus smallest) over the seeds, for each layer, place and start."""
+    keys = dict.fromkeys((row["layer"], row["place"], row["start"]) for row in rows)
+    result = []
+    for layer, place, start in keys:
+        runs = [r["maps"] for r in rows if (r["layer"], r["place"], r["start"]) == (layer, place, start)]
+        line: dict[str, Any] = {"layer": layer, "place": place, "start": start, "seeds": len(runs)}
+        for epoch in epochs:
+            values = [maps[epoch] for maps in runs]
+            line[f"epoch {epoch}"] = round(statistics.mean(values), 4)
+            line[f"spread {epoch}"] = round(max(values) - min(values), 4)
+        result.append(line)
+    return result
+
+
+def _model(folder: Path, layer: str, place: str, start: str) -> str:
+    """Write the model YAML of one start and return its path."""
+    args = [{"gate": False}] if start != "identity" else []
+    model = graft(models.base_model("yolov8.yaml"), layer, place, args)
+    path = folder / f"yolov8n-{registry.find(layer).slug}-{place}-{start}.yaml"
+    path.write_text(to_yaml(model, path.stem), encoding="utf-8")
+    return str(path)
+
+
+@contextmanager
+def _stock_loading() -> Iterator[None]:
+    """Give ``BaseModel.load`` back to the host for a while; rows and names stay ours."""
+    ours = tasks.BaseModel.load
+    tasks.BaseModel.load = ours.__wrapped__  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        tasks.BaseModel.load = ours  # type: ignore[method-assign]
