@@ -8,9 +8,6 @@ from pathlib import Path
 
 from yolo_attn import evidence
 from yolo_attn.data_yaml import write_description
-
-yolo_attn.install()
-
 from yolo_attn.host import study
 
 

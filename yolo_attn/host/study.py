@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +116,7 @@ def _model(folder: Path, layer: str, place: str, start: str) -> str:
 def _stock_loading() -> Iterator[None]:
     """Give ``BaseModel.load`` back to the host for a while; rows and names stay ours."""
     ours = tasks.BaseModel.load
-    tasks.BaseModel.load = ours.__wrapped__  # type: ignore[method-assign]
+    tasks.BaseModel.load = inspect.unwrap(ours)  # type: ignore[method-assign]
     try:
         yield
     finally:
