@@ -14,7 +14,7 @@ import yolo_attn
 from yolo_attn import registry
 from yolo_attn.errors import RowError
 from yolo_attn.graft import graft_all
-from yolo_attn.host import transfer
+from yolo_attn.host import study, transfer
 from yolo_attn.layers.gated import Gated
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
@@ -49,18 +49,6 @@ def model_of(name: str, **changes):
     return classes.get(re.sub(r"\d+$", "", head), tasks.DetectionModel)(config, verbose=False).eval()
 
 
-def trained(model: nn.Module) -> nn.Module:
-    """Return the model with weights and statistics that no initialisation gives."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.1)
-    return model
-
-
 def outputs(model: nn.Module, size: tuple[int, int] = (128, 160)) -> list[torch.Tensor]:
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -91,13 +79,13 @@ def grafted(name: str, *grafts) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def base() -> nn.Module:
-    return trained(model_of("yolov8n"))
+    return study.randomise(model_of("yolov8n"))
 
 
 @pytest.mark.parametrize(("family", "place"), PAIRS)
 def test_every_tensor_arrives_and_outputs_are_those_of_the_base(family: str, place: str) -> None:
     try:
-        source = trained(model_of(family))
+        source = study.randomise(model_of(family))
     except FileNotFoundError:
         pytest.skip(f"this Ultralytics has no {family}")
     target = grafted(family, ("CBAM", place, []))
@@ -184,7 +172,7 @@ def test_between_grafted_models_and_back_to_plain(base: nn.Module) -> None:
         for module in first.modules():
             if isinstance(module, Gated):
                 module.gate.fill_(0.7)
-    trained(first)
+    study.randomise(first)
     twin = grafted("yolov8n", ("CBAM", "backbone", []), ("SE", "neck", []))
     twin.load(first)
     assert same(outputs(twin), outputs(first))
@@ -200,7 +188,7 @@ def test_between_grafted_models_and_back_to_plain(base: nn.Module) -> None:
 
 
 def test_a_layer_with_the_papers_start_stays_itself_on_the_way(base: nn.Module) -> None:
-    scratch = trained(grafted("yolov8n", ("CBAM", "neck", [])))
+    scratch = study.randomise(grafted("yolov8n", ("CBAM", "neck", [])))
     again = grafted("yolov8n", ("CBAM", "neck", []))
     again.load(scratch)
     assert same(outputs(again), outputs(scratch)) and not any(isinstance(m, Gated) for m in again.modules())

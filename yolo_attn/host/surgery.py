@@ -109,7 +109,7 @@ def strip(checkpoint: str | Path, output: str | Path, force: bool = False, say: 
 def _without_attention(model: Any) -> nn.Module:
     """Return the model as its plain YAML builds it, with the weights and everything else the model has."""
     config = remove(model.yaml, registry.names())
-    with _silence():
+    with silence():
         plain = type(model)(config, ch=config.get("ch", config.get("channels", 3)), verbose=False)
         plain.load(copy.deepcopy(model), verbose=False)
     hosts_own = {"yaml", "model", "save", *nn.Module().__dict__}
@@ -122,10 +122,15 @@ def _without_attention(model: Any) -> nn.Module:
     return plain.to(next(model.parameters()).dtype).eval()
 
 
-def _difference(one: nn.Module, other: nn.Module) -> float:
+def outputs(model: nn.Module) -> list[torch.Tensor]:
+    """Return all tensors that a model gives for one random image, in eval mode and float32."""
     x = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        a, b = (_flat(copy.deepcopy(m).float().eval()(x)) for m in (one, other))
+        return _flat(copy.deepcopy(model).float().eval()(x))
+
+
+def _difference(one: nn.Module, other: nn.Module) -> float:
+    a, b = outputs(one), outputs(other)
     return max(((p - q).abs().max() / p.abs().max().clamp(min=1e-12)).item() for p, q in zip(a, b, strict=True))
 
 
@@ -138,15 +143,21 @@ def _flat(value: Any) -> list[torch.Tensor]:
 
 def _cost(model: dict[str, Any]) -> tuple[int, float]:
     """Return parameters and GFLOPs of a model dictionary, as the host counts them."""
-    head = model["head"][-1][2]
-    task = "rtdetr" if head == "RTDETRDecoder" else tasks.guess_model_task(model)
-    with _silence():
-        built = getattr(tasks, _TASKS.get(task, "DetectionModel"))(copy.deepcopy(model), verbose=False)
+    with silence():
+        built = build(model)
     return sum(p.numel() for p in built.parameters()), get_flops(built, _SIDE)
 
 
+def build(model: dict[str, Any]) -> Any:
+    """Return the model of a model dictionary, in the host's class for its task."""
+    head = model["head"][-1][2]
+    task = "rtdetr" if head == "RTDETRDecoder" else tasks.guess_model_task(model)
+    return getattr(tasks, _TASKS.get(task, "DetectionModel"))(copy.deepcopy(model), verbose=False)
+
+
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+    """Keep the host's logger to errors."""
     level = LOGGER.level
     LOGGER.setLevel(logging.ERROR)
     try:

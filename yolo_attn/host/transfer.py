@@ -83,7 +83,7 @@ def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> Pairs:
     n, m = len(source) - 1, len(target) - 1
     kinds, shapes = [[_kind(layer) for layer in layers] for layers in (source, target)], []
     for layers in (source, target):
-        shapes.append([{k: tuple(v.shape) for k, v in _plain_state(layer).items()} for layer in layers])
+        shapes.append([{k: tuple(v.shape) for k, v in plain_state(layer).items()} for layer in layers])
     # best[i][j]: the highest score of the layers from i and from j on.
     best = [[0] * (m + 1) for _ in range(n + 1)]
     score = [[0] * m for _ in range(n)]
@@ -123,7 +123,7 @@ def _kind(layer: nn.Module) -> tuple[str, int]:
     return type(parts[0]).__name__, len(parts)
 
 
-def _plain_state(layer: nn.Module) -> dict[str, Any]:
+def plain_state(layer: nn.Module) -> dict[str, Any]:
     """Return the state of a layer without its gate, under the keys it has without one."""
     state = {}
     for number, part in enumerate(_parts(layer)):
@@ -190,8 +190,8 @@ def _open_identity(model: Any, source: Sequence[nn.Module], pairs: Pairs) -> lis
 
 
 def _fits(source: nn.Module, target: nn.Module) -> bool:
-    theirs = _plain_state(target)
-    return all(key in theirs and theirs[key].shape == value.shape for key, value in _plain_state(source).items())
+    theirs = plain_state(target)
+    return all(key in theirs and theirs[key].shape == value.shape for key, value in plain_state(source).items())
 
 
 def _gate_row(model: Any, j: int) -> None:
@@ -277,8 +277,8 @@ def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int]) -> Report:
             lost.append(f"{i} {_name(layer)}")
             continue
         j, gated = pairs[i], [isinstance(part, Gated) for part in _parts(layer)]
-        theirs = _plain_state(model.model[j])
-        for key, value in _plain_state(layer).items():
+        theirs = plain_state(model.model[j])
+        for key, value in plain_state(layer).items():
             if key in theirs and theirs[key].shape == value.shape:
                 arrived += 1
             else:
