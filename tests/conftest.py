@@ -1,15 +1,20 @@
-"""Builders shared by the tests of the COCO rooms."""
+"""Builders shared by the tests of the COCO rooms, and threads for parallel workers."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # one process per core; threads beside them would only wait for each other
 
 
 @pytest.fixture

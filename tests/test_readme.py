@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from yolo_attn import registry
+from yolo_attn.graft import split_name
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +22,11 @@ def test_every_linked_file_exists() -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_every_model_named_is_a_drop_in() -> None:
-    names = {re.sub(r"^(yolov8)[nsmlx]", r"\1", n) for n in re.findall(r"\byolov8[nsmlx]?-[\w-]+\.yaml", README)}
-    assert names and names <= {path.name for path in (ROOT / "cfg" / "models").glob("*.yaml")}
+def test_every_grafted_model_named_has_a_base_a_layer_and_a_place() -> None:
+    names = set(re.findall(r"\b((?:yolo|rtdetr)[\w-]+)\.yaml", README)) - {"yolo11n", "my-yolo11n", "yolov8-cbam"}
+    readings = {name: split_name(name) for name in names}
+    assert len(names) > 28
+    assert all(
+        len(found) == 1 and "-" not in found[0][0].replace("-seg", "").replace("-obb", "")
+        for found in readings.values()
+    )

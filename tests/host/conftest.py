@@ -22,7 +22,7 @@ def host_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "YOLO_ATTN_CACHE": str(home / "cache"),
         "YOLO_OFFLINE": "true",
         "YOLO_AUTOINSTALL": "false",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1" if "PYTEST_XDIST_WORKER" in os.environ else "2",
     }
 
 

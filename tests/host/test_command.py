@@ -108,7 +108,7 @@ def test_names_resolve_from_any_folder_and_the_users_file_wins(run, tmp_path: Pa
 def test_a_wrong_model_name_gets_the_nearest(run) -> None:
     done = run("python", "-c", "from ultralytics import YOLO; YOLO('yolov8n-cbamm.yaml')", ok=False)
     assert "'yolov8n-cbamm.yaml' does not exist" in done.stderr or "yolov8-cbamm.yaml" in done.stderr
-    assert "did you mean 'yolov8n-cbam.yaml'" in done.stderr
+    assert "'cbamm' is no layer; did you mean 'cbam'?" in done.stderr
 
 
 def test_a_bad_row_ends_the_command_with_one_clear_error(run, tmp_path: Path) -> None:
