@@ -266,7 +266,7 @@ def test_the_scripts_run_from_anywhere(run, demo: Path) -> None:
         "python", str(scripts / "train.py"), "--model", "yolov8n.yaml",
         "--train-json", str(folder / "annotations/train.json"), "--train-images", str(folder / "images/train"),
         "--val-json", str(folder / "annotations/val.json"), "--val-images", str(folder / "images/val"),
-        "epochs=1", "imgsz=64", "workers=0", "plots=False", "name=here", "project=out", **path,
+        "epochs=1", "imgsz=64", "workers=0", "plots=False", "name=here", f"project={folder.parent}", **path,
     )  # fmt: skip
     assert "Official COCO numbers against" in done.stdout + done.stderr
     weights = next(Path(folder.parent).rglob("best.pt"))

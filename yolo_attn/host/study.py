@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import statistics
 import tempfile
@@ -51,8 +52,8 @@ def fine_tune(base: Path, data: str, model: str, seed: int, folder: Path, **reci
     maps: list[float] = []
 
     def before(trainer: Any) -> None:
-        trainer.loss_items = torch.zeros(3, device=trainer.device)
-        maps.append(float(trainer.validator(trainer)[METRIC]))
+        validator = trainer.get_validator()
+        maps.append(float(validator(model=copy.deepcopy(trainer.ema.ema))[METRIC]))
 
     def after_epoch(trainer: Any) -> None:
         if len(maps) <= recipe["epochs"]:  # the host calls once more for the final checkpoint
