@@ -97,8 +97,9 @@ load = getattr(tasks, "load_checkpoint", None) or tasks.attempt_load_one_weight
 model, _ = load({str(saved)!r} + ".pt")
 from yolo_attn.host import surgery
 again, saved = surgery.outputs(model), torch.load({str(saved)!r} + ".outputs")
-same = all(torch.equal(a, b) for a, b in zip(again, saved))
-print("REPORT", json.dumps([same, len(saved), sum(type(m).__name__ == {layer!r} for m in model.modules())]))
+apart = max((a - b).abs().max().item() / max(b.abs().max().item(), 1e-9) for a, b in zip(again, saved))
+print("REPORT", json.dumps([apart, len(saved), sum(type(m).__name__ == {layer!r} for m in model.modules())]))
 """
-    same, count, layers = json.loads(run("python", "-c", code).stdout.split("REPORT")[1])
-    assert same and count and layers == len(inserted)
+    apart, count, layers = json.loads(run("python", "-c", code).stdout.split("REPORT")[1])
+    assert apart < 1e-5  # float32 noise: the other process may have another number of threads
+    assert count and layers == len(inserted)
