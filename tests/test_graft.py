@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from yolo_attn.errors import RowError, UnknownLayerError
-from yolo_attn.graft import find_rows, graft, graft_all, remove, split_name, strides, to_yaml
+from yolo_attn.graft import find_rows, graft, graft_all, remove, split_name, strides, to_yaml, without_gates
 
 MODEL = {
     "nc": 2,
@@ -121,3 +121,10 @@ def test_rows_that_give_no_single_map_are_refused() -> None:
 )
 def test_names_of_grafted_models(name: str, readings: list) -> None:
     assert split_name(name) == readings
+
+
+def test_without_gates_says_so_in_every_row_of_ours() -> None:
+    model = graft_all(MODEL, [("SE", 0, []), ("CBAM", 1, [8, {"kernel_size": 3}])])
+    rows = without_gates(model)["backbone"]
+    assert rows[1][3] == [{"gate": False}] and rows[3][3] == [8, {"kernel_size": 3, "gate": False}]
+    assert rows[0] == MODEL["backbone"][0] and model["backbone"][1][3] == []

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
-from yolo_attn import registry
 from yolo_attn.graft import split_name
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_layer_table_is_the_generated_one() -> None:
-    table = README.split("<!-- layers: yolo-attn layers --markdown -->\n")[1].split("<!-- /layers -->")[0]
-    assert table.strip() == registry.markdown()
+def test_generated_parts_are_those_of_the_registry_and_the_results() -> None:
+    path = ROOT / "scripts" / "make_readme.py"
+    spec = importlib.util.spec_from_file_location("make_readme", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.render(README) == README, "run: python scripts/make_readme.py"
+    assert all(part in README for part in script.sections().values())
 
 
 def test_every_linked_file_exists() -> None:

@@ -128,7 +128,22 @@ def write_description(splits: Mapping[str, tuple[str | Path, str | Path | None]]
     if images:
         content["images"] = images
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    file = cache_folder() / "data" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml"
+    return write_cached(text, "data")
+
+
+def write_cached(text: str, kind: str, name: str = "") -> Path:
+    """Write a YAML into the cache folder under a name made of its content, and return its path.
+
+    Args:
+        text: The content.
+        kind: Folder in the cache.
+        name: Name of the file, in a folder named by the content; without one the file itself is.
+
+    Raises:
+        DataError: If the cache folder cannot be written.
+    """
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    file = cache_folder() / kind / (f"{key}/{name}" if name else f"{key}.yaml")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(f".{os.getpid()}")

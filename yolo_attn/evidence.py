@@ -77,3 +77,53 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def load(folder: str | Path, task: str) -> dict[str, Any] | None:
+    """Return the newest record of a task, or None if there is none.
+
+    Raises:
+        DataError: If the record lacks a field.
+    """
+    found = []
+    for path in Path(folder).glob(f"*--{task}.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        check(content)
+        found.append(content)
+    return max(found, key=lambda content: content["made"], default=None)
+
+
+def transfer_table(content: Mapping[str, Any]) -> str:
+    """Return the record of ``scripts/transfer_table.py`` as Markdown: one row a model, its places side by side."""
+    rows, places = content["rows"], list(dict.fromkeys(row["place"] for row in content["rows"]))
+    lines = [
+        "| model | tensors of the base | "
+        + " | ".join(f"Ultralytics, {p}" for p in places)
+        + " | yolo-attn | difference |",
+        "|---" * (4 + len(places)) + "|",
+    ]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = {row["place"]: row for row in rows if row["model"] == model}
+        tensors = next(iter(mine.values()))["tensors"]
+        ours = {row["ours"] for row in mine.values()}
+        stock = " | ".join(str(mine[place]["stock"]) for place in places)
+        kept = ", ".join(map(str, sorted(ours)))
+        lines.append(f"| {model} | {tensors} | {stock} | {kept} | {max(r['difference'] for r in mine.values()):g} |")
+    return "\n".join(lines)
+
+
+def study_table(content: Mapping[str, Any]) -> str:
+    """Return the record of ``scripts/transfer_study.py`` as Markdown: mean mAP50-95 and its spread over the seeds."""
+    rows = content["rows"]
+    epochs = [int(key.split()[1]) for key in rows[0] if key.startswith("epoch ")]
+    names = {0: "before training", 1: "after 1 epoch"}
+    lines = [
+        "| layer | place | start | " + " | ".join(names.get(e, f"after {e} epochs") for e in epochs) + " |",
+        "|---" * (3 + len(epochs)) + "|",
+    ]
+    starts = {"base": "no layer", "stock": "Ultralytics' transfer", "paper": "all tensors, paper's start"}
+    for row in rows:
+        values = " | ".join(f"{row[f'epoch {e}']:.3f} ± {row[f'spread {e}'] / 2:.3f}" for e in epochs)
+        start = starts.get(row["start"], "all tensors, identity start")
+        lines.append(f"| {row['layer']} | {row['place'] or '-'} | {start} | {values} |")
+    return "\n".join(lines)

@@ -119,6 +119,18 @@ def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
     return found
 
 
+def without_gates(model: Mapping[str, Any]) -> Model:
+    """Return a copy of a model whose attention rows keep the paper's start in pretrained weights."""
+    result = copy.deepcopy(dict(model))
+    ours = registry.names()
+    for row in (*result["backbone"], *result["head"]):
+        if row[2] in ours:
+            args = [row[3]] if isinstance(row[3], Mapping) else list(row[3])
+            keywords = args.pop() if args and isinstance(args[-1], Mapping) else {}
+            row[3] = [*args, {**keywords, "gate": False}]
+    return result
+
+
 def strides(model: Mapping[str, Any]) -> list[int]:
     """Return the stride of every row: pixels of the input for one of its map (0 for the output row)."""
     result: list[int] = []

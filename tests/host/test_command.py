@@ -200,3 +200,66 @@ def test_doctor_says_what_is_patched_and_what_is_wrong(run) -> None:
 def test_yolo_attn_layers_prints_every_layer(run) -> None:
     listed = run("python", "-m", "yolo_attn", "layers").stdout
     assert all(f"[-1, 1, {name}, [" in listed for name in yolo_attn.list_layers())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A yolov8n checkpoint for the demo set's classes, with random weights and statistics."""
+    import torch
+    from ultralytics.nn.tasks import DetectionModel
+
+    from yolo_attn.host import study
+
+    model = study.randomise(DetectionModel("yolov8n.yaml", nc=3, verbose=False)).half()
+    model.names = {0: "circle", 1: "square", 2: "triangle"}
+    path = tmp_path_factory.mktemp("base") / "base.pt"
+    torch.save({"model": model, "epoch": -1, "train_args": {}}, path)
+    return path
+
+
+# Nothing learns at this rate, so that the checkpoint after training shows what training began with.
+STILL = "optimizer='SGD', lr0=0.0, lrf=0.0, warmup_epochs=0, momentum=0.0, weight_decay=0.0"
+CHECK = """
+import torch
+from yolo_attn.host import transfer
+trained = torch.load(WEIGHTS, weights_only=False)["model"].float()
+base = torch.load(BASE, weights_only=False)["model"].float()
+pairs = transfer.align(list(base.model), list(trained.model))
+same = [torch.equal(v, transfer.plain_state(trained.model[j])[k]) for i, j in pairs.items()
+        for k, v in transfer.plain_state(base.model[i]).items() if k.endswith("weight")]
+print("SAME", sum(same), "of", len(same), "gates", sum(type(m).__name__ == "Gated" for m in trained.modules()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "same", "gates"),
+    [
+        ("model = YOLO('yolov8n-cbam-neck.yaml'); more = dict(pretrained=BASE)", 121, 3),
+        # The YAML has 80 classes, so that the three class outputs of the base do not fit; the host loses them as well.
+        ("model = YOLO('yolov8n-cbam-neck.yaml').load(BASE); more = {}", 118, 3),
+        ("model = YOLO('yolov8n-cbam-neck.yaml').load(YOLO(BASE).model); more = {}", 118, 3),
+        ("model = YOLO('yolov8n-crisscross.yaml').load(BASE); more = {}", 118, 0),
+    ],
+    ids=["pretrained", "load a file", "load a model", "a layer that is the identity itself"],
+)
+def test_training_begins_with_every_tensor_of_the_base(
+    base: Path, start: str, same: int, gates: int, run, tmp_path: Path
+) -> None:
+    arguments = ", ".join(TRAIN).replace("shapes.yaml", "'shapes.yaml'")
+    code = (
+        f"from ultralytics import YOLO; BASE = {str(base)!r}\n{start}\n"
+        f"model.train({arguments}, {STILL}, project={str(tmp_path)!r}, name='run', **more)\n"
+        f"WEIGHTS = {str(tmp_path / 'run' / 'weights' / 'last.pt')!r}\n{CHECK}"
+    )
+    assert f"SAME {same} of 121 gates {gates}" in run("python", "-c", code).stdout
+
+
+def test_the_script_can_keep_the_papers_start(base: Path, run, tmp_path: Path) -> None:
+    scripts = PACKAGE.parent / "scripts"
+    if not scripts.is_dir():
+        pytest.skip("the scripts are in the checkout only")
+    command = ("python", str(scripts / "train.py"), "--model", "yolov8n-se.yaml", f"pretrained={base}", *TRAIN)
+    done = run(*command, "--no-gate", f"project={tmp_path}", "name=run")
+    assert "yolo_attn.layers.se.SE" in done.stdout + done.stderr and "Gated" not in done.stdout + done.stderr
+    refused = run("python", str(scripts / "train.py"), "--model", str(base), "--no-gate", *TRAIN, ok=False)
+    assert "--no-gate is for a model YAML" in refused.stderr

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data_yaml import describe, is_coco, read_yaml, write_description
+from ..data_yaml import describe, is_coco, read_yaml, write_cached, write_description
 from ..errors import DataError
+from ..graft import to_yaml, without_gates
 from .data import find_data
 
 DEFAULT_DATA = "shapes.yaml"
 
 
-def train(model: str | Path, data: str | Path = DEFAULT_DATA, **arguments: Any) -> dict[str, Any]:
+def train(model: str | Path, data: str | Path = DEFAULT_DATA, gate: bool = True, **arguments: Any) -> dict[str, Any]:
     """Train a detection model; the best checkpoint is validated with both mAPs.
 
     Args:
         model: Model YAML or checkpoint, by name or path.
         data: Data YAML, ours, the host's or your own.
+        gate: Let layers inserted into pretrained weights start as the identity; False keeps the paper's start.
         **arguments: Any training argument of Ultralytics. The device is a GPU if there is one.
 
     Returns:
@@ -33,7 +35,7 @@ def train(model: str | Path, data: str | Path = DEFAULT_DATA, **arguments: Any) 
     from .coco_trainer import COCOTrainer
 
     _check_data(data, ("train", "val"))
-    yolo = _load(model)
+    yolo = _load(model if gate else _without_gates(model))
     yolo.train(trainer=COCOTrainer, data=str(data), **arguments)
     trainer: Any = yolo.trainer
     weights = trainer.best if Path(trainer.best).exists() else trainer.last
@@ -82,6 +84,8 @@ def parse(argv: Sequence[str] | None, verb: str) -> dict[str, Any]:
         epilog="Everything else is key=value as for the yolo command: imgsz=320 epochs=3 amp=False",
     )
     parser.add_argument(f"--{subject}", help="model YAML or checkpoint" if verb == "train" else "checkpoint")
+    if verb == "train":
+        parser.add_argument("--no-gate", action="store_true", help="keep the paper's start in pretrained weights")
     parser.add_argument("--data", help=f"data YAML (default: {DEFAULT_DATA}, generated on first use)")
     for split in ("train", "val", "test"):
         parser.add_argument(f"--{split}-json", metavar="FILE", help=f"COCO JSON to {verb} with, instead of --data")
@@ -90,6 +94,8 @@ def parse(argv: Sequence[str] | None, verb: str) -> dict[str, Any]:
     flags = vars(parser.parse_intermixed_args(argv))
 
     arguments = _overrides(flags["overrides"])
+    if flags.get("no_gate"):
+        arguments["gate"] = False
     for key, value in ((subject, flags[subject]), ("data", flags["data"]), ("data", _flag_data(flags))):
         if value is not None and key in arguments:
             raise DataError(f"{key} is given twice, as {arguments[key]} and as {value}")
@@ -143,6 +149,22 @@ def _check_data(data: str | Path, splits: Sequence[str]) -> None:
     for split in splits:
         if not found.get(split):
             raise DataError(f"{data}: no '{split}:'; it names {', '.join(found['coco'])}")
+
+
+def _without_gates(model: str | Path) -> Path:
+    """Return the file of a model YAML whose rows say ``gate: false``; in the cache folder, for workers and resume."""
+    if Path(model).suffix not in (".yaml", ".yml"):
+        raise DataError(
+            f"--no-gate is for a model YAML that gets pretrained weights; {model} has its structure already"
+        )
+    import yolo_attn
+
+    yolo_attn.install()
+    from ultralytics.nn.tasks import yaml_model_load
+
+    content = without_gates(yaml_model_load(model))
+    text = to_yaml({k: v for k, v in content.items() if k not in ("scale", "yaml_file")}, f"{model} without gates")
+    return write_cached(text, "models", Path(model).name)
 
 
 def _load(model: str | Path) -> Any:
