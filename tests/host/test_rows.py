@@ -251,6 +251,8 @@ def test_an_unknown_shape_of_parse_model_is_refused_and_plain_models_still_build
         assert tasks.parse_model(NET, 3) == "built"
         with pytest.raises(HostError, match=r"my-net.yaml names CBAM, but .* does not know"):
             tasks.parse_model(NET | {"head": [[-1, 1, "CBAM", []]]}, 3)
+        with pytest.raises(HostError, match=r"yolov8n-cbam-neck\.yaml names CBAM, but .* does not know"):
+            tasks.parse_model(tasks.yaml_model_load("yolov8n-cbam-neck.yaml"), 3)
     finally:
         yolo_attn.uninstall()
 

@@ -81,8 +81,10 @@ def apply(module_name: str, strict: bool = True) -> None:
             raise
         if module_name != "ultralytics.nn.tasks":
             return
-        parser = getattr(module, "parse_model", None)
-        found = [_Patch("parse_model", None, parser, rows.refuse_joint(problem)(parser))] if parser else []
+        # Names still resolve, so that who asks for one of our models gets the problem and not "no such file".
+        joints = {"parse_model": rows.refuse_joint(problem), "yaml_model_load": models.yaml_model_load_joint}
+        originals = {name: vars(module)[name] for name in joints if name in vars(module)}
+        found = [_Patch(name, None, original, joints[name](original)) for name, original in originals.items()]
     else:
         problems.pop(module_name, None)
         if module_name == "ultralytics.nn.tasks":
