@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from yolo_attn import evidence
@@ -12,7 +11,7 @@ from yolo_attn.host import study
 
 
 def main() -> None:
-    """Train a base, fine-tune every variant, write one record."""
+    """Run the study and write its record; started again, it goes on where it stopped."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with annotations/instances_{train,val}.json")
     parser.add_argument("--layers", nargs="+", default=["SE", "CBAM", "CoordAtt", "BiFormer"])
@@ -25,31 +24,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/transfer-study"))
     given = parser.parse_args()
     splits = {s: (given.data / f"annotations/instances_{s}.json", given.data / f"images/{s}") for s in ("train", "val")}
-    data = str(write_description(splits))
     common = {"imgsz": given.imgsz, "batch": 16, "workers": 0, "cache": "ram", "plots": False, "verbose": False}
-    recipe = {
-        **common,
-        "epochs": given.epochs,
-        "optimizer": "AdamW",
-        "lr0": 5e-4,
-        "warmup_epochs": 0,
-        "close_mosaic": 0,
-    }
-    base = given.work / "base" / "weights" / "best.pt"
-    if not base.is_file():
-        study.train_base(data, given.work.absolute(), given.base_epochs, seed=0, **common)
-    rows: list[dict] = []
+    recipe = {"epochs": given.epochs, "optimizer": "AdamW", "lr0": 5e-4, "warmup_epochs": 0, "close_mosaic": 0}
+    settings = {"base": "yolov8n", "base epochs": given.base_epochs, "common": common, "recipe": recipe}
 
-    def keep(row: dict) -> None:
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        settings = {"base": "yolov8n", "base epochs": given.base_epochs, "data": given.data.name, **recipe}
-        table = study.summarise(rows, [0, 1, given.epochs])
+    def done(runs: list[dict]) -> None:
+        print(runs[-1], flush=True)
+        table = study.summarise(runs, [0, 1, given.epochs])
         command = f"python scripts/transfer_study.py --data {given.data.name}"
-        content = evidence.record(f"transfer-{given.data.name}", {**settings, "runs": rows}, table, command)
-        evidence.save(content, given.out)
+        evidence.save(evidence.record("transfer-bccd", {**settings, "runs": runs}, table, command), given.out)
 
-    study.study(base, data, given.layers, given.places, given.seeds, recipe, keep)
+    data = str(write_description(splits))
+    study.study(data, given.layers, given.places, given.seeds, settings, given.work.absolute(), done)
 
 
 if __name__ == "__main__":

@@ -110,3 +110,15 @@ def test_importing_the_package_loads_neither_torch_nor_ultralytics() -> None:
     code = "import sys, yolo_attn; yolo_attn.list_layers()\nprint({'torch', 'ultralytics', 'numpy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_a_registration_that_the_host_refuses_leaves_nothing_behind() -> None:
+    pytest.importorskip("ultralytics")
+    from yolo_attn.errors import HostError
+
+    yolo_attn.install()
+    with pytest.raises(HostError, match="another 'Conv'"):
+        yolo_attn.register("Conv", Mine)
+    assert "Conv" not in yolo_attn.list_layers()
+    yolo_attn.register("Mine", Mine)
+    yolo_attn.unregister("Mine")

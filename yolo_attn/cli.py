@@ -10,6 +10,7 @@ from typing import Any
 
 from . import __version__, registry
 from .errors import RowError, YoloAttnError
+from .graft import set_gate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,12 +59,15 @@ def _operate(arguments: argparse.Namespace) -> int:
         path = Path(arguments.checkpoint)
         strip(path, arguments.output or path.with_name(f"{path.stem}-plain{path.suffix}"), arguments.force)
         return 0
-    if len(arguments.layer) != len(arguments.at):
-        raise RowError(f"{len(arguments.layer)} --layer but {len(arguments.at)} --at; give each layer its place")
+    if len(arguments.layer) != len(arguments.at) or len(arguments.args) > len(arguments.layer):
+        given = f"{len(arguments.layer)} --layer, {len(arguments.at)} --at and {len(arguments.args)} --args"
+        raise RowError(f"{given}: give each layer its place, and at most one --args")
+    if Path(arguments.model).suffix not in (".yaml", ".yml"):
+        raise RowError(f"{arguments.model} is no model YAML; name one such as yolo11n.yaml")
     rows = [_row_arguments(text) for text in arguments.args]
     rows += [[] for _ in range(len(arguments.layer) - len(rows))]
     if arguments.no_gate:
-        rows = [_without_gate(row) for row in rows]
+        rows = [set_gate(row, False) for row in rows]
     places = [int(at) if at.isdigit() else at for at in arguments.at]
     graft_file(arguments.model, list(zip(arguments.layer, places, rows, strict=True)), arguments.output)
     return 0
@@ -79,12 +83,6 @@ def _row_arguments(text: str) -> list[Any]:
     if not isinstance(value, (list, dict)):
         raise RowError(f"--args {text!r}: give a YAML list such as '[16]' or a mapping such as '{{kernel_size: 5}}'")
     return value if isinstance(value, list) else [value]
-
-
-def _without_gate(row: list[Any]) -> list[Any]:
-    if row and isinstance(row[-1], dict):
-        return [*row[:-1], {**row[-1], "gate": False}]
-    return [*row, {"gate": False}]
 
 
 if __name__ == "__main__":

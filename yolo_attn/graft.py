@@ -119,15 +119,26 @@ def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
     return found
 
 
+def split_arguments(args: Sequence[Any] | Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Split the arguments of a row into positional ones and the keywords of a mapping at the end."""
+    positional = [args] if isinstance(args, Mapping) else list(args)
+    keywords = positional.pop() if positional and isinstance(positional[-1], Mapping) else {}
+    return positional, dict(keywords)
+
+
+def set_gate(args: Sequence[Any] | Mapping[str, Any], gate: bool) -> list[Any]:
+    """Return the arguments of a row with ``gate`` said in them."""
+    positional, keywords = split_arguments(args)
+    return [*positional, {**keywords, "gate": gate}]
+
+
 def without_gates(model: Mapping[str, Any]) -> Model:
     """Return a copy of a model whose attention rows keep the paper's start in pretrained weights."""
     result = copy.deepcopy(dict(model))
     ours = registry.names()
     for row in (*result["backbone"], *result["head"]):
         if row[2] in ours:
-            args = [row[3]] if isinstance(row[3], Mapping) else list(row[3])
-            keywords = args.pop() if args and isinstance(args[-1], Mapping) else {}
-            row[3] = [*args, {**keywords, "gate": False}]
+            row[3] = set_gate(row[3], False)
     return result
 
 

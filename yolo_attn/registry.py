@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError, RegistrationError, UnknownLayerError, nearest
+from .errors import ArgumentError, RegistrationError, UnknownLayerError, YoloAttnError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,7 +210,8 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
     """Make a layer of your own usable in model YAMLs and in ``create``.
 
     The class takes the width first and returns a map of the same shape (or names its output width in a static method
-    ``out_channels(channels, *args)``). Put it in an importable module: checkpoints and multi-GPU workers import it.
+    ``out_channels(channels, *args)``). Put class and ``register`` call into one importable module, and import that
+    module wherever a model with its rows is built: registration holds for the process it happens in.
 
     Args:
         name: YAML name, a Python identifier.
@@ -245,8 +246,12 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
     _USER_CLASSES[name] = cls
     arguments = tuple(p.name for p in parameters[1:])
     _USER_LAYERS[name] = Layer(name, f"{cls.__module__}:{cls.__qualname__}", name.lower(), (), arguments)
-    for callback in _observers:
-        callback()
+    try:
+        for callback in _observers:
+            callback()
+    except YoloAttnError:
+        del _USER_LAYERS[name], _USER_CLASSES[name]
+        raise
     return cls
 
 

@@ -277,3 +277,26 @@ def test_the_scripts_run_from_anywhere(run, demo: Path) -> None:
     failed = run("python", str(scripts / "val.py"), "--weights", str(weights), f"data={demo}", ok=False, **path)
     assert failed.stderr.splitlines()[-1].startswith(f"error: {folder}/annotations/val.json: not JSON")
     assert "Traceback" not in failed.stderr
+
+
+def test_resume_goes_on_with_the_data_of_its_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from yolo_attn.host import coco_run
+
+    asked: list[dict] = []
+    trainer = SimpleNamespace(best=tmp_path / "best.pt", last=tmp_path / "last.pt", save_dir=tmp_path)
+    stub = SimpleNamespace(train=lambda **kwargs: asked.append(kwargs), trainer=trainer)
+    monkeypatch.setattr(coco_run, "_load", lambda model: stub)
+    coco_run.train(**coco_run.parse(["--model", "last.pt", "resume=True"], "train"))
+    coco_run.train(**coco_run.parse(["--model", "yolov8n.yaml"], "train"))
+    assert "data" not in asked[0] and asked[0]["resume"] is True
+    assert asked[1]["data"] == "shapes.yaml"
+
+
+def test_models_of_other_families_get_one_clear_error(run) -> None:
+    scripts = Path(yolo_attn.__file__).parents[1] / "scripts"
+    if not scripts.is_dir():
+        pytest.skip("the scripts are in the checkout only")
+    done = run("python", str(scripts / "train.py"), "--model", "rtdetr-l-cbam.yaml", "epochs=1", ok=False)
+    assert "rtdetr-l-cbam.yaml is no YOLO model" in done.stderr and "Traceback" not in done.stderr

@@ -274,3 +274,12 @@ def test_registered_layers_reach_the_host_and_leave_it() -> None:
     finally:
         yolo_attn.unregister("Mine")
     assert not hasattr(tasks, "Mine")
+
+
+def test_a_host_that_was_reloaded_is_patched_again() -> None:
+    stock = tasks.parse_model.__wrapped__
+    tasks.parse_model = stock
+    assert not yolo_attn.installed()
+    yolo_attn.install()
+    assert yolo_attn.installed() and tasks.parse_model.__wrapped__ is stock
+    assert parse([-1, 1, "SE", []]).channels == 256

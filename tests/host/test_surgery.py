@@ -136,8 +136,9 @@ def test_graft_names_what_is_wrong(run) -> None:
     for arguments, message in (
         (["--layer", "CoordAt", "--at", "neck"], "did you mean 'CoordAtt'"),
         (["--layer", "SE", "--at", "nek"], "at='nek'"),
-        (["--layer", "SE", "--at", "neck", "--layer", "CBAM"], "2 --layer but 1 --at"),
+        (["--layer", "SE", "--at", "neck", "--layer", "CBAM"], "2 --layer, 1 --at and 0 --args"),
         (["--layer", "SE", "--at", "neck", "--args", "8"], "--args '8'"),
+        (["--layer", "SE", "--at", "neck", "--args", "[]", "--args", "[]"], "1 --layer, 1 --at and 2 --args"),
     ):
         assert message in run("yolo-attn", "graft", "yolov8n.yaml", *arguments, "-o", "x.yaml", ok=False).stderr
 

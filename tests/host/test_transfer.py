@@ -194,7 +194,7 @@ def test_a_layer_with_the_papers_start_stays_itself_on_the_way(base: nn.Module) 
     assert same(outputs(again), outputs(scratch)) and not any(isinstance(m, Gated) for m in again.modules())
     gated = grafted("yolov8n", ("CBAM", "neck", [{"gate": True}]))
     gated.load(scratch)
-    assert [m.gate.item() for m in gated.modules() if isinstance(m, Gated)] == [1.0, 1.0, 1.0]
+    assert [m.openness() for m in gated.modules() if isinstance(m, Gated)] == [1.0, 1.0, 1.0]
 
 
 def test_stacked_rows_start_as_the_identity_too(base: nn.Module) -> None:
@@ -255,3 +255,43 @@ def test_class_names_and_first_convolution_of_the_host_keep_working(base: nn.Mod
         for mine, theirs in zip(fewer.model[-1].cv3, source.model[-1].cv3, strict=True):
             if mine[-1].weight.shape[1:] == theirs[-1].weight.shape[1:]:
                 assert torch.equal(mine[-1].weight, theirs[-1].weight[[7, 3]])
+
+
+class Plain(nn.Module):
+    """A layer without parameters, as users register them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x.sigmoid()
+
+
+class Wide(Plain):
+    """A layer that could change the width and does not keep its arguments."""
+
+    @staticmethod
+    def out_channels(width: int, *args: int) -> int:
+        return width
+
+
+@pytest.mark.parametrize(("cls", "gated"), [(Plain, True), (Wide, False)])
+def test_registered_layers_are_transferred_too(base: nn.Module, cls: type[nn.Module], gated: bool) -> None:
+    yolo_attn.register("Mine", cls)
+    try:
+        target = grafted("yolov8n", ("Mine", "backbone", []))
+        target.load(base)
+        assert isinstance(target.model[10], Gated) == gated
+        assert same(outputs(target), outputs(base)) == gated
+    finally:
+        yolo_attn.unregister("Mine")
+
+
+def test_a_gate_that_a_row_forbids_is_named(base: nn.Module, monkeypatch) -> None:
+    first = grafted("yolov8n", ("SE", "backbone", []))
+    first.load(base)
+    said: list[str] = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(transfer.LOGGER, level, said.append)
+    grafted("yolov8n", ("SE", "backbone", [{"gate": False}])).load(first)
+    assert any("10 SE gate (its row says 'gate: false', so the layer is fully open)" in line for line in said)

@@ -16,12 +16,12 @@ from .data import find_data
 DEFAULT_DATA = "shapes.yaml"
 
 
-def train(model: str | Path, data: str | Path = DEFAULT_DATA, gate: bool = True, **arguments: Any) -> dict[str, Any]:
+def train(model: str | Path, data: str | Path | None = None, gate: bool = True, **arguments: Any) -> dict[str, Any]:
     """Train a detection model; the best checkpoint is validated with both mAPs.
 
     Args:
         model: Model YAML or checkpoint, by name or path.
-        data: Data YAML, ours, the host's or your own.
+        data: Data YAML, ours, the host's or your own; ``shapes.yaml`` if None, or the run's own with ``resume``.
         gate: Let layers inserted into pretrained weights start as the identity; False keeps the paper's start.
         **arguments: Any training argument of Ultralytics. The device is a GPU if there is one.
 
@@ -34,20 +34,24 @@ def train(model: str | Path, data: str | Path = DEFAULT_DATA, gate: bool = True,
     """
     from .coco_trainer import COCOTrainer
 
-    _check_data(data, ("train", "val"))
+    if data is None and not arguments.get("resume"):
+        data = DEFAULT_DATA
+    if data is not None:
+        _check_data(data, ("train", "val"))
+        arguments["data"] = str(data)
     yolo = _load(model if gate else _without_gates(model))
-    yolo.train(trainer=COCOTrainer, data=str(data), **arguments)
+    yolo.train(trainer=COCOTrainer, **arguments)
     trainer: Any = yolo.trainer
     weights = trainer.best if Path(trainer.best).exists() else trainer.last
     return {"save_dir": str(trainer.save_dir), "weights": str(weights), **_report(Path(trainer.save_dir))}
 
 
-def val(weights: str | Path, data: str | Path = DEFAULT_DATA, **arguments: Any) -> dict[str, Any]:
+def val(weights: str | Path, data: str | Path | None = None, **arguments: Any) -> dict[str, Any]:
     """Validate a checkpoint with both mAPs.
 
     Args:
         weights: Checkpoint.
-        data: Data YAML, ours, the host's or your own.
+        data: Data YAML, ours, the host's or your own; what the checkpoint was trained with if None.
         **arguments: Any validation argument of Ultralytics.
 
     Returns:
@@ -58,14 +62,19 @@ def val(weights: str | Path, data: str | Path = DEFAULT_DATA, **arguments: Any) 
     """
     from .coco_trainer import COCOValidator
 
-    _check_data(data, (arguments.get("split", "val"),))
+    splits = (arguments.get("split", "val"),)
+    if data is not None:
+        _check_data(data, splits)
+    yolo = _load(weights)
+    if data is None:
+        data = yolo.overrides.get("data") or DEFAULT_DATA
+        _check_data(data, splits)
     made: list[Any] = []
 
     def validator(*args: Any, **kwargs: Any) -> Any:
         made.append(COCOValidator(*args, **kwargs))
         return made[-1]
 
-    yolo = _load(weights)
     yolo.val(validator=validator, data=str(data), **arguments)
     save_dir = Path(made[-1].save_dir)
     return {"save_dir": str(save_dir), "weights": str(weights), **_report(save_dir)}
@@ -173,7 +182,10 @@ def _load(model: str | Path) -> Any:
     import yolo_attn
 
     yolo_attn.install()
-    yolo = YOLO(str(model))
+    try:
+        yolo = YOLO(str(model))
+    except NotImplementedError as error:  # what the host says of a model YAML of another family, RT-DETR for one
+        raise DataError(f"{model} is no YOLO model; COCO JSON trains and validates YOLO detect models") from error
     if yolo.task != "detect":
         raise DataError(f"{model} is a {yolo.task} model; COCO JSON trains and validates detect models")
     return yolo

@@ -7,8 +7,10 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.checks import check_file
 
 from ..coco_eval import evaluate, notes, render
 from ..coco_table import read_table
@@ -135,6 +137,13 @@ class COCOValidator(DetectionValidator):
 
 class COCOTrainer(DetectionTrainer):
     """Detection trainer whose final validation reports the official COCO numbers."""
+
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        """Return the model with the weights that ``pretrained`` names, which the oldest hosts forget in ``train``."""
+        pretrained = self.args.pretrained
+        if weights is None and isinstance(pretrained, str | Path):
+            weights = torch.load(check_file(pretrained), map_location="cpu", weights_only=False)
+        return super().get_model(cfg, weights, verbose)
 
     def get_validator(self) -> COCOValidator:
         """Return a ``COCOValidator`` for the validation split."""

@@ -61,7 +61,7 @@ def apply(module_name: str, strict: bool = True) -> None:
     Raises:
         HostError: With ``strict``, if the module has another shape than we know or holds another object of our name.
     """
-    if module_name in _patches:
+    if _in_place(module_name):
         return
     module = sys.modules[module_name]
     try:
@@ -126,7 +126,7 @@ def uninstall() -> None:
 
 def installed() -> bool:
     """Return whether every joint is in place in the running Ultralytics."""
-    return set(_patches) == set(JOINTS) and not problems
+    return all(map(_in_place, JOINTS)) and not problems
 
 
 def added_names() -> list[str]:
@@ -136,6 +136,14 @@ def added_names() -> list[str]:
 
 def _host_version() -> str:
     return f"Ultralytics {getattr(sys.modules.get('ultralytics'), '__version__', '(unknown version)')}"
+
+
+def _in_place(module_name: str) -> bool:
+    """Return whether a module is patched as it is now; one that was imported anew is not."""
+    module = sys.modules.get(module_name)
+    return module_name in _patches and all(
+        vars(patch.owner or module).get(patch.name) is patch.replacement for patch in _patches[module_name]
+    )
 
 
 def _replace(patch: _Patch, old: Function, new: Function) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import registry
 from ..errors import ArgumentError, HostError, RowError, UnknownLayerError, nearest
+from ..graft import split_arguments
 from ..layers.gated import Gated
 
 Function = Callable[..., Any]
@@ -206,8 +207,7 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
 
 def _split(args: Sequence[Any], place: str) -> tuple[list[Any], dict[str, Any]]:
     """Split a row's arguments into positional ones and the keywords of a mapping at the end."""
-    positional = list(args)
-    keywords = positional.pop() if positional and isinstance(positional[-1], Mapping) else {}
+    positional, keywords = split_arguments(args)
     if any(isinstance(a, Mapping) for a in positional):
         raise RowError(f"{place} has arguments {list(args)!r}; a mapping of keywords must be the last one")
     return positional, {str(key): _literal(value) for key, value in keywords.items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -62,32 +64,51 @@ def fine_tune(base: Path, data: str, model: str, seed: int, folder: Path, **reci
     trainer.add_callback("on_train_start", before)
     trainer.add_callback("on_fit_epoch_end", after_epoch)
     trainer.train()
-    gates = [module.gate.item() for module in trainer.ema.ema.modules() if isinstance(module, Gated)]
+    gates = [module.openness() for module in trainer.ema.ema.modules() if isinstance(module, Gated)]
     return {"maps": maps, "gates": gates}
 
 
 def study(
-    base: Path,
     data: str,
     layers: Sequence[str],
     places: Sequence[str],
     seeds: Sequence[int],
-    recipe: dict[str, Any],
-    keep: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    work: Path,
+    done: Callable[[list[dict[str, Any]]], None],
 ) -> None:
-    """Fine-tune the base as it is, and with each layer at each place from each start; ``keep`` takes every run."""
+    """Train a base; fine-tune it as it is, and with each layer at each place from each start.
+
+    Args:
+        data: Data YAML.
+        layers: YAML names of the layers.
+        places: Places of the layers.
+        seeds: Seeds of the new layers and of training.
+        settings: ``base epochs``, ``common`` arguments of all trainings and the fine-tuning's ``recipe``.
+        work: Folder of the base and of ``runs.jsonl``; runs that stand there are not repeated.
+        done: Takes all runs after each one.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    common, recipe = settings["common"], {**settings["common"], **settings["recipe"]}
+    base = work / "base" / "weights" / "best.pt"
+    if not base.is_file():
+        train_base(data, work, settings["base epochs"], seed=0, **common)
+    journal = work / "runs.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
+    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    variants = [("none", "", "base"), *itertools.product(layers, places, STARTS)]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for seed in seeds:
-            run = fine_tune(base, data, "yolov8n.yaml", seed, folder, **recipe)
-            keep({"layer": "none", "place": "", "start": "base", "seed": seed, **run})
-            for layer in layers:
-                for place in places:
-                    for start in STARTS:
-                        model = _model(folder, layer, place, start)
-                        with _stock_loading() if start == "stock" else nullcontext():
-                            run = fine_tune(base, data, model, seed, folder, **recipe)
-                        keep({"layer": layer, "place": place, "start": start, "seed": seed, **run})
+        for seed, (layer, place, start) in itertools.product(seeds, variants):
+            key = {"layer": layer, "place": place, "start": start, "seed": seed}
+            if any(key.items() <= row.items() for row in rows):
+                continue
+            model = "yolov8n.yaml" if start == "base" else _model(Path(temporary), layer, place, start)
+            with _stock_loading() if start == "stock" else nullcontext():
+                run = fine_tune(base, data, model, seed, Path(temporary), **recipe)
+            rows.append({**key, **run})
+            with journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            done(rows)
 
 
 def summarise(rows: Sequence[dict[str, Any]], epochs: Sequence[int]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -58,8 +59,12 @@ def graft_file(model: str, grafts: Grafts, output: str | Path, say: Say = print)
             say(f"+ row {index + offset}: {row}")
         index += 1 + len(rows.get(number, ()))
     say(f"{len(new_rows) - len(old_rows)} rows inserted, {len(old_rows)} kept")
-    (p0, g0), (p1, g1) = _cost(base), _cost(result)
-    say(f"parameters {p0:,} -> {p1:,} ({p1 / p0 - 1:+.2%}); GFLOPs {g0:.2f} -> {g1:.2f} at {_SIDE} px")
+    try:
+        (p0, g0), (p1, g1) = _cost(base), _cost(result)
+    except (TypeError, RuntimeError, AssertionError) as error:  # a family that needs more than an image, as World does
+        say(f"the cost is unknown: this model cannot be built on its own ({str(error).splitlines()[0]})")
+    else:
+        say(f"parameters {p0:,} -> {p1:,} ({p1 / p0 - 1:+.2%}); GFLOPs {g0:.2f} -> {g1:.2f} at {_SIDE} px")
     words = " and ".join(f"{registry.find(layer).name} at {place}" for layer, place, _ in grafts)
     text = {key: value for key, value in result.items() if key not in ("scale", "yaml_file")}
     Path(output).write_text(to_yaml(text, f"{model} with {words}."), encoding="utf-8")
@@ -85,14 +90,17 @@ def strip(checkpoint: str | Path, output: str | Path, force: bool = False, say: 
     """
     if Path(output).exists():
         raise HostError(f"{output} exists; name another file with -o (nothing was written)")
-    content = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise HostError(f"{checkpoint} is no checkpoint that torch can read: {error}") from error
     model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
     layers = [layer for layer in getattr(model, "model", []) if transfer.is_attention(layer)]
     if model is None or not layers:
         raise HostError(f"{checkpoint} has no layer of yolo-attn; there is nothing to strip")
     plain = _without_attention(model)
     difference = _difference(model, plain)
-    gates = [module.gate.abs().item() for module in model.modules() if isinstance(module, Gated)]
+    gates = [abs(module.openness()) for module in model.modules() if isinstance(module, Gated)]
     largest = f", largest gate {max(gates):.4g}" if gates else ""
     say(f"{len(layers)} attention layers, {len(gates)} with a gate{largest}")
     say(f"without them the outputs differ by {difference:.3g} of their largest value")
@@ -122,9 +130,10 @@ def _without_attention(model: Any) -> nn.Module:
     return plain.to(next(model.parameters()).dtype).eval()
 
 
-def outputs(model: nn.Module) -> list[torch.Tensor]:
+def outputs(model: Any) -> list[torch.Tensor]:
     """Return all tensors that a model gives for one random image, in eval mode and float32."""
-    x = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    channels = model.yaml.get("channels", model.yaml.get("ch", 3))
+    x = torch.rand(1, channels, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return _flat(copy.deepcopy(model).float().eval()(x))
 

@@ -18,7 +18,8 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from .. import registry
-from ..layers.gated import Gated
+from ..graft import set_gate, split_arguments
+from ..layers.gated import GAIN, Gated
 
 _KIND = 10_000  # more than any layer has tensors: kinds come first, shapes decide between equals
 Pairs = dict[int, int]  # index of a base layer -> index of the layer of the model that it corresponds to
@@ -158,7 +159,7 @@ def _renumbered(base: Any, model: Any, pairs: Pairs) -> Any:
         for own, other in zip(_parts(base.model[i]), _parts(model.model[j]), strict=False):
             if isinstance(other, Gated) and not isinstance(own, Gated) and is_attention(own):
                 own = Gated(own)
-                nn.init.ones_(own.gate)
+                nn.init.constant_(own.gate, 1 / GAIN)
             elif isinstance(own, Gated) and not isinstance(other, Gated):
                 own = own.layer
             parts.append(own)
@@ -200,28 +201,30 @@ def _gate_row(model: Any, j: int) -> None:
     section = "backbone" if j < len(model.yaml["backbone"]) else "head"
     row = j if section == "backbone" else j - len(model.yaml["backbone"])
     source, n, name, args = model.yaml[section][row]
-    args = [args] if isinstance(args, Mapping) else list(args)
-    keywords = args.pop() if args and isinstance(args[-1], Mapping) else {}
-    if keywords.get("gate") is False or not _can_be_gated(_parts(layer)[0]):
+    if split_arguments(args)[1].get("gate") is False or not _can_be_gated(_parts(layer)[0]):
         return
     gated = [Gated(part) for part in _parts(layer)]
     replacement = nn.Sequential(*gated) if type(layer) is nn.Sequential else gated[0]
-    replacement.to(next(layer.parameters()).device).train(layer.training)
+    replacement.to(next(model.parameters()).device).train(layer.training)
     marks = {"i": layer.i, "f": layer.f, "type": f"{Gated.__module__}.{Gated.__name__}"}
     marks["np"] = sum(parameter.numel() for parameter in replacement.parameters())
     vars(replacement).update(marks)  # what the host writes on every layer
     model.model[j] = replacement
     model.yaml = copy.deepcopy(model.yaml)
-    model.yaml[section][row] = [source, n, name, [*args, {**keywords, "gate": True}]]
+    model.yaml[section][row] = [source, n, name, set_gate(args, True)]
 
 
 def _can_be_gated(layer: nn.Module) -> bool:
+    """Return whether a layer surely keeps its width and does not start as the identity itself."""
     if getattr(layer, "starts_as_identity", False):
         return False
     out = getattr(layer, "out_channels", None)
-    if out is None or not callable(out):
+    if out is None:
         return True
-    given = [getattr(layer, name, None) for name in inspect.signature(out).parameters]
+    names = list(inspect.signature(out).parameters)
+    if not all(hasattr(layer, name) for name in names):
+        return False  # a layer of the user's that may change the width and does not keep its arguments
+    given = [getattr(layer, name) for name in names]
     return out(*given) == given[0]
 
 
@@ -284,7 +287,10 @@ def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int]) -> Report:
             else:
                 there = tuple(theirs[key].shape) if key in theirs else "none"
                 misfits.append(f"{j} {_name(layer)} {key.partition('.')[2]} {tuple(value.shape)} -> {there}")
-        arrived += sum(gated) if isinstance(_parts(model.model[j])[0], Gated) else 0
+        if isinstance(_parts(model.model[j])[0], Gated):
+            arrived += sum(gated)
+        elif any(gated):
+            misfits.append(f"{j} {_name(layer)} gate (its row says 'gate: false', so the layer is fully open)")
     total = len(base.model.state_dict())
     described = [f"{j} {_name(model.model[j])}{_start(model.model[j])}" for j in new if is_attention(model.model[j])]
     described += [f"{j} {_name(model.model[j])}" for j in new if not is_attention(model.model[j])]

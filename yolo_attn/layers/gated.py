@@ -12,9 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# An optimiser moves a scalar by about its learning rate a step, which is made for weights of a hundredth; the gate has
+# to get to 1. A power of two, so that a gate of exactly 1 exists in every precision.
+GAIN = 8
+
 
 class Gated(nn.Module):
-    """Compute ``x + gate * (A(x) - x)`` for an attention layer A and a learned scalar gate.
+    """Compute ``x + g * (A(x) - x)`` for an attention layer A, with ``g = GAIN * gate`` and ``gate`` a learned scalar.
 
     A fresh gate is 0: outputs are those of the network without the layer, bit for bit. The gate's gradient is there at
     once, the layer's from the second step on.
@@ -55,4 +59,8 @@ class Gated(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gate.to(x.dtype) * (self.layer(x) - x)
+        return x + (GAIN * self.gate).to(x.dtype) * (self.layer(x) - x)
+
+    def openness(self) -> float:
+        """Return ``g``: 0 is the identity, 1 the layer itself."""
+        return GAIN * self.gate.item()
