@@ -29,7 +29,6 @@ def main() -> None:
     settings = {"base": "yolov8n", "base epochs": given.base_epochs, "common": common, "recipe": recipe}
 
     def done(runs: list[dict]) -> None:
-        print(runs[-1], flush=True)
         table = study.summarise(runs, [0, 1, given.epochs])
         command = f"python scripts/transfer_study.py --data {given.data.name}"
         evidence.save(evidence.record("transfer-bccd", {**settings, "runs": runs}, table, command), given.out)

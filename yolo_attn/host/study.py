@@ -86,7 +86,7 @@ def study(
         seeds: Seeds of the new layers and of training.
         settings: ``base epochs``, ``common`` arguments of all trainings and the fine-tuning's ``recipe``.
         work: Folder of the base and of ``runs.jsonl``; runs that stand there are not repeated.
-        done: Takes all runs after each one.
+        done: Takes all runs at the end.
     """
     work.mkdir(parents=True, exist_ok=True)
     common, recipe = settings["common"], {**settings["common"], **settings["recipe"]}
@@ -108,7 +108,7 @@ def study(
             rows.append({**key, **run})
             with journal.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-            done(rows)
+    done(rows)
 
 
 def summarise(rows: Sequence[dict[str, Any]], epochs: Sequence[int]) -> list[dict[str, Any]]:
