@@ -113,7 +113,12 @@ def study(
 
 def summarise(rows: Sequence[dict[str, Any]], epochs: Sequence[int]) -> list[dict[str, Any]]:
     """Return mean and spread (largest minus smallest) over the seeds, for each layer, place and start."""
-    keys = dict.fromkeys((row["layer"], row["place"], row["start"]) for row in rows)
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    order = ("base", *STARTS)
+    keys = sorted(
+        {(row["layer"], row["place"], row["start"]) for row in rows},
+        key=lambda key: (layers.index(key[0]), key[1], order.index(key[2])),
+    )
     result = []
     for layer, place, start in keys:
         runs = [r["maps"] for r in rows if (r["layer"], r["place"], r["start"]) == (layer, place, start)]
