@@ -174,6 +174,12 @@ def test_plain_ultralytics_behaves_as_without_us(run) -> None:
     assert with_us.stderr == without.stderr
 
 
+def test_installing_first_is_quiet(run) -> None:
+    code = "import yolo_attn; yolo_attn.install(); print(yolo_attn.installed())"
+    done = run("python", "-W", "always::UserWarning:yolo_attn", "-c", code)
+    assert done.stdout.split()[-1] == "True" and "not active" not in done.stderr
+
+
 def test_doctor_says_what_is_patched_and_what_is_wrong(run) -> None:
     import ultralytics
 

@@ -18,6 +18,7 @@ from yolo_attn.host import study, transfer
 from yolo_attn.layers.gated import Gated
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
+LOGGER = pytest.importorskip("ultralytics.utils").LOGGER
 
 # One model per family; families that an older host has not are left out.
 FAMILIES = [
@@ -221,7 +222,7 @@ def test_a_hand_written_model_with_many_rows_gets_every_tensor(base: nn.Module) 
 def test_the_log_says_what_arrived_what_is_new_and_what_did_not_fit(base: nn.Module, monkeypatch) -> None:
     said: list[str] = []
     for level in ("info", "warning"):
-        monkeypatch.setattr(transfer.LOGGER, level, said.append)
+        monkeypatch.setattr(LOGGER, level, said.append)
     grafted("yolov8n", ("CBAM", "backbone", [])).load(base)
     assert "Transferred 355/355 tensors of the base; new: 10 CBAM (starts as the identity)" in said
     said.clear()
@@ -292,6 +293,6 @@ def test_a_gate_that_a_row_forbids_is_named(base: nn.Module, monkeypatch) -> Non
     first.load(base)
     said: list[str] = []
     for level in ("info", "warning"):
-        monkeypatch.setattr(transfer.LOGGER, level, said.append)
+        monkeypatch.setattr(LOGGER, level, said.append)
     grafted("yolov8n", ("SE", "backbone", [{"gate": False}])).load(first)
     assert any("10 SE gate (its row says 'gate: false', so the layer is fully open)" in line for line in said)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from ultralytics.utils import LOGGER
 
 from .. import registry
 from ..graft import set_gate, split_arguments
@@ -65,7 +64,7 @@ def model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_attention(layer: nn.Module) -> bool:
     """Return whether a layer of a model is one of ours, gated or stacked or not."""
-    inner = _parts(layer)[0]
+    inner = repeats(layer)[0]
     return isinstance(inner, Gated) or type(inner) in _classes()
 
 
@@ -114,20 +113,20 @@ def _score(source: Mapping[str, tuple], target: Mapping[str, tuple], attention: 
     return _KIND + equal
 
 
-def _parts(layer: nn.Module) -> list[nn.Module]:
+def repeats(layer: nn.Module) -> list[nn.Module]:
     """Return the repeats of a row, one for most."""
     return list(layer) if type(layer) is nn.Sequential and len(layer) else [layer]
 
 
 def _kind(layer: nn.Module) -> tuple[str, int]:
-    parts = [part.layer if isinstance(part, Gated) else part for part in _parts(layer)]
+    parts = [part.layer if isinstance(part, Gated) else part for part in repeats(layer)]
     return type(parts[0]).__name__, len(parts)
 
 
 def plain_state(layer: nn.Module) -> dict[str, Any]:
     """Return the state of a layer without its gate, under the keys it has without one."""
     state = {}
-    for number, part in enumerate(_parts(layer)):
+    for number, part in enumerate(repeats(layer)):
         inner = part.layer if isinstance(part, Gated) else part
         state.update({f"{number}.{key}": value for key, value in inner.state_dict().items()})
     return state
@@ -156,7 +155,7 @@ def _renumbered(base: Any, model: Any, pairs: Pairs) -> Any:
     layers: list[nn.Module] = [nn.Identity() for _ in model.model]
     for i, j in pairs.items():
         parts = []
-        for own, other in zip(_parts(base.model[i]), _parts(model.model[j]), strict=False):
+        for own, other in zip(repeats(base.model[i]), repeats(model.model[j]), strict=False):
             if isinstance(other, Gated) and not isinstance(own, Gated) and is_attention(own):
                 own = Gated(own)
                 nn.init.constant_(own.gate, 1 / GAIN)
@@ -172,7 +171,7 @@ def _renumbered(base: Any, model: Any, pairs: Pairs) -> Any:
 def _match_gates(model: Any, source: Sequence[nn.Module], pairs: Pairs) -> None:
     """Gate the layers whose counterpart is gated, unless their row says ``gate: false``."""
     for i, j in pairs.items():
-        if isinstance(_parts(source[i])[0], Gated) and not isinstance(_parts(model.model[j])[0], Gated):
+        if isinstance(repeats(source[i])[0], Gated) and not isinstance(repeats(model.model[j])[0], Gated):
             _gate_row(model, j)
 
 
@@ -184,7 +183,7 @@ def _open_identity(model: Any, source: Sequence[nn.Module], pairs: Pairs) -> lis
         layer = model.model[j]
         reads = j + layer.f if isinstance(layer.f, int) and layer.f < 0 else layer.f
         if is_attention(layer) and reads in arrived:
-            if not isinstance(_parts(layer)[0], Gated):
+            if not isinstance(repeats(layer)[0], Gated):
                 _gate_row(model, j)
             arrived.add(j)  # the next new layer in a row of them reads the same features
     return new
@@ -201,9 +200,9 @@ def _gate_row(model: Any, j: int) -> None:
     section = "backbone" if j < len(model.yaml["backbone"]) else "head"
     row = j if section == "backbone" else j - len(model.yaml["backbone"])
     source, n, name, args = model.yaml[section][row]
-    if split_arguments(args)[1].get("gate") is False or not _can_be_gated(_parts(layer)[0]):
+    if split_arguments(args)[1].get("gate") is False or not _can_be_gated(repeats(layer)[0]):
         return
-    gated = [Gated(part) for part in _parts(layer)]
+    gated = [Gated(part) for part in repeats(layer)]
     replacement = nn.Sequential(*gated) if type(layer) is nn.Sequential else gated[0]
     replacement.to(next(model.parameters()).device).train(layer.training)
     marks = {"i": layer.i, "f": layer.f, "type": f"{Gated.__module__}.{Gated.__name__}"}
@@ -260,6 +259,8 @@ class Report:
 
     def log(self) -> None:
         """Tell the user."""
+        from ultralytics.utils import LOGGER  # older hosts import all of themselves with this, and so the patches
+
         line = f"Transferred {self.arrived}/{self.total} tensors of the base"
         if self.new:
             line += f"; new: {', '.join(self.new)}"
@@ -279,7 +280,7 @@ def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int]) -> Report:
         if i not in pairs:
             lost.append(f"{i} {_name(layer)}")
             continue
-        j, gated = pairs[i], [isinstance(part, Gated) for part in _parts(layer)]
+        j, gated = pairs[i], [isinstance(part, Gated) for part in repeats(layer)]
         theirs = plain_state(model.model[j])
         for key, value in plain_state(layer).items():
             if key in theirs and theirs[key].shape == value.shape:
@@ -287,7 +288,7 @@ def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int]) -> Report:
             else:
                 there = tuple(theirs[key].shape) if key in theirs else "none"
                 misfits.append(f"{j} {_name(layer)} {key.partition('.')[2]} {tuple(value.shape)} -> {there}")
-        if isinstance(_parts(model.model[j])[0], Gated):
+        if isinstance(repeats(model.model[j])[0], Gated):
             arrived += sum(gated)
         elif any(gated):
             misfits.append(f"{j} {_name(layer)} gate (its row says 'gate: false', so the layer is fully open)")
@@ -302,7 +303,7 @@ def _name(layer: nn.Module) -> str:
 
 
 def _start(layer: nn.Module) -> str:
-    part = _parts(layer)[0]
+    part = repeats(layer)[0]
     identity = isinstance(part, Gated) or getattr(part, "starts_as_identity", False)
     return " (starts as the identity)" if identity else " (starts as in its paper)"
 
