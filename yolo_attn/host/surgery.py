@@ -125,9 +125,12 @@ def _without_attention(model: Any) -> nn.Module:
     for key, value in vars(model).items():
         if key not in hosts_own:
             setattr(plain, key, value)
-    for key in ("stride", "anchors", "strides"):
-        if hasattr(model.model[-1], key):
-            setattr(plain.model[-1], key, getattr(model.model[-1], key))
+    if hasattr(model.model[-1], "stride"):
+        plain.model[-1].stride = model.model[-1].stride
+    if hasattr(plain.model[-1], "shape"):
+        plain.model[
+            -1
+        ].shape = None  # the host computes its anchors anew; those of the build have the build's precision
     return plain.to(next(model.parameters()).dtype).eval()
 
 
