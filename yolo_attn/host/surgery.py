@@ -104,8 +104,7 @@ def strip(checkpoint: str | Path, output: str | Path, force: bool = False, say: 
     largest = f", largest gate {max(gates):.4g}" if gates else ""
     say(f"{len(layers)} attention layers, {len(gates)} with a gate{largest}")
     say(f"without them the outputs differ by {difference:.3g} of their largest value")
-    closed = len(gates) == sum(len(transfer.repeats(layer)) for layer in layers) and not any(gates)
-    if difference and not closed and not force:
+    if difference and not force:
         raise HostError(
             f"{checkpoint}: its attention layers take part in the outputs, which differ by {difference:.3g} without "
             "them; --force strips them all the same (nothing was written)"
