@@ -1,0 +1,67 @@
+"""What the start-up hook costs: the same programs in fresh interpreters, with the hook's line executed and without.
+
+Both run with ``-S``, so that no ``.pth`` file is read, on the same search path; the one with us then executes the line
+that ``yolo_attn.pth`` holds, as ``site`` would.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..bench.measure import quartiles, ratio
+from ..errors import HostError
+
+HOOK = "yolo_attn.pth"
+PROGRAMS = {
+    "yolo version": "sys.argv = ['yolo', 'version']; from ultralytics.cfg import entrypoint; entrypoint()",
+    "from ultralytics import YOLO": "from ultralytics import YOLO",
+    "python": "pass",
+}
+
+
+def measure(pairs: int = 20) -> list[dict[str, Any]]:
+    """Return a row for each program: seconds with and without the hook, and their ratio, pair by pair.
+
+    Raises:
+        HostError: If the hook is not installed, does not act, or a program fails.
+    """
+    hook = next((p for p in (Path(folder or ".") / HOOK for folder in sys.path) if p.is_file()), None)
+    if hook is None:
+        raise HostError(f"{HOOK} is in no folder of sys.path; install yolo-attn first: pip install .")
+    line = hook.read_text(encoding="utf-8").strip()
+    rows = []
+    for name, program in PROGRAMS.items():
+        sources = {"with": _source(line, program), "without": _source("", program)}
+        for key, source in sources.items():
+            present = _run(source)[1].split()[0]
+            if present != str(key == "with"):
+                raise HostError(f"{name}: the interpreter {key} the hook says {present} when asked for yolo_attn")
+        samples: dict[str, list[float]] = {key: [] for key in sources}
+        for number in range(pairs):
+            for key in list(sources) if number % 2 else list(sources)[::-1]:
+                samples[key].append(_run(sources[key])[0])
+        rows.append({
+            "program": name, "pairs": pairs, "ratio": ratio(samples["with"], samples["without"]),
+            **{key: quartiles(values) for key, values in samples.items()},
+        })  # fmt: skip
+    return rows
+
+
+def _source(line: str, program: str) -> str:
+    return f"import sys\nsys.path[:] = {sys.path!r}\n{line}\nprint('yolo_attn' in sys.modules)\n{program}\n"
+
+
+def _run(source: str) -> tuple[float, str]:
+    """Return the seconds that a fresh interpreter takes for a source, and what it prints."""
+    environment = {key: value for key, value in os.environ.items() if key != "YOLO_ATTN_AUTOLOAD"}
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-S", "-c", source], env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise HostError(f"{source!r} ends with {done.returncode}: {done.stderr.strip()[-300:]}")
+    return seconds, done.stdout
