@@ -1,4 +1,4 @@
-"""The host's dataset, fed from a COCO JSON: no label files, and no cache file beside the user's images."""
+"""The host's datasets, fed from a COCO JSON: no label files, and no cache file beside the user's images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.data.dataset import YOLODataset
+from ultralytics.models.rtdetr.val import RTDETRDataset
 from ultralytics.utils import LOCAL_RANK, LOGGER
 
 from ..cache import VARIABLE, cache_folder
@@ -15,8 +16,8 @@ from ..coco import Id, load_index
 from ..errors import DataError
 
 
-class COCODataset(YOLODataset):
-    """Detection dataset of one split of a description made by ``yolo_attn.data_yaml.describe``.
+class COCOLabels:
+    """What a dataset of the host gains: one split of a description made by ``yolo_attn.data_yaml.describe``.
 
     Attributes:
         image_ids: Path of an image -> its ids in the JSON.
@@ -25,6 +26,15 @@ class COCODataset(YOLODataset):
 
     image_ids: dict[str, tuple[Id, ...]]
     json_file: str
+    # The host's own attributes.
+    augment: bool
+    cache: Any
+    data: dict[str, Any]
+    fraction: float
+    im_files: list[str]
+    prefix: str
+    use_keypoints: bool
+    use_segments: bool
 
     def get_img_files(self, img_path: str | list[str]) -> list[str]:
         """Return the images that the JSON lists and that can be read, in the host's order, cut to ``fraction``."""
@@ -35,9 +45,12 @@ class COCODataset(YOLODataset):
         names = [self.data["names"].get(i, "") for i in range(len(self.data["category_ids"]))]
         categories = list(zip(self.data["category_ids"], names, strict=True))
         self.json_file = json_path
-        self._index = load_index(json_path, split["images"], categories)
+        task = "segment" if self.use_segments else "pose" if self.use_keypoints else "detect"
+        self._index = load_index(json_path, split["images"], categories, task)
         if LOCAL_RANK in {-1, 0}:
             LOGGER.info(f"{self.prefix}{self._index.summary()}")
+            for note in self.data.get("notes", ()):
+                LOGGER.info(f"{self.prefix}{note}")
         if self.augment and not self._index.counts["boxes"]:
             raise DataError(f"{json_path}: none of its 'annotations' can be trained on; {self._index.summary()}")
         files = sorted(self._index.files)
@@ -61,8 +74,8 @@ class COCODataset(YOLODataset):
                     "shape": tuple(index.sizes[position[file]].tolist()),
                     "cls": cls,
                     "bboxes": bboxes,
-                    "segments": [],
-                    "keypoints": None,
+                    "segments": index.segments(position[file]) if self.use_segments else [],
+                    "keypoints": index.keypoints(position[file]) if self.use_keypoints else None,
                     "normalized": True,
                     "bbox_format": "xywh",
                 }
@@ -95,6 +108,14 @@ class COCODataset(YOLODataset):
                 f"{self.prefix}images are not cached in {folder}: {problem}; {VARIABLE} names another folder"
             )
         return not problem
+
+
+class COCODataset(COCOLabels, YOLODataset):
+    """Dataset of detect, segment and pose models."""
+
+
+class COCORTDETRDataset(COCOLabels, RTDETRDataset):
+    """Dataset of RT-DETR models."""
 
 
 def _npy_file(image: Path) -> Path:

@@ -11,13 +11,13 @@ from typing import Any
 from ..data_yaml import describe, is_coco, read_yaml, write_cached, write_description
 from ..errors import DataError
 from ..graft import to_yaml, without_gates
-from .data import find_data
+from .data import TASKS, find_data
 
 DEFAULT_DATA = "shapes.yaml"
 
 
 def train(model: str | Path, data: str | Path | None = None, gate: bool = True, **arguments: Any) -> dict[str, Any]:
-    """Train a detection model; the best checkpoint is validated with both mAPs.
+    """Train a model; the best checkpoint is validated with both mAPs.
 
     Args:
         model: Model YAML or checkpoint, by name or path.
@@ -26,58 +26,52 @@ def train(model: str | Path, data: str | Path | None = None, gate: bool = True, 
         **arguments: Any training argument of Ultralytics. The device is a GPU if there is one.
 
     Returns:
-        ``save_dir``, ``weights`` (the best checkpoint), and with COCO-format data ``coco``, ``ultralytics`` and
-        ``predictions``.
+        ``save_dir``, ``weights`` (the best checkpoint), and with COCO-format data the report of ``val``.
 
     Raises:
         DataError: If the data cannot be used.
     """
-    from .coco_trainer import COCOTrainer
-
     if data is None and not arguments.get("resume"):
         data = DEFAULT_DATA
     if data is not None:
         _check_data(data, ("train", "val"))
         arguments["data"] = str(data)
-    yolo = _load(model if gate else _without_gates(model))
-    yolo.train(trainer=COCOTrainer, **arguments)
+    yolo = _load(model if gate else _without_gates(model), arguments.get("task"))
+    pretrained = arguments.get("pretrained")
+    if isinstance(pretrained, str | Path) and not arguments.get("resume") and _is_yaml(model):
+        yolo.load(str(pretrained))  # as the yolo command does: older hosts forget it in train
+    yolo.train(**arguments)
     trainer: Any = yolo.trainer
     weights = trainer.best if Path(trainer.best).exists() else trainer.last
     return {"save_dir": str(trainer.save_dir), "weights": str(weights), **_report(Path(trainer.save_dir))}
 
 
 def val(weights: str | Path, data: str | Path | None = None, **arguments: Any) -> dict[str, Any]:
-    """Validate a checkpoint with both mAPs.
+    """Validate a model with both mAPs.
 
     Args:
-        weights: Checkpoint.
+        weights: Checkpoint, ours or stock, or an exported model (ONNX, OpenVINO, TorchScript).
         data: Data YAML, ours, the host's or your own; what the checkpoint was trained with if None.
-        **arguments: Any validation argument of Ultralytics.
+        **arguments: Any validation argument of Ultralytics; ``task`` where an exported model's name does not say it.
 
     Returns:
-        ``save_dir``, ``weights``, and with COCO-format data ``coco``, ``ultralytics`` and ``predictions``.
+        ``save_dir``, ``weights``, and with COCO-format data ``coco`` (kind -> official numbers), ``ultralytics``
+        (kind -> its own mAPs), ``predictions`` and ``per_class`` (files) and ``notes``.
 
     Raises:
         DataError: If the data cannot be used.
     """
-    from .coco_trainer import COCOValidator
-
     splits = (arguments.get("split", "val"),)
     if data is not None:
         _check_data(data, splits)
-    yolo = _load(weights)
+    yolo = _load(weights, arguments.get("task"))
     if data is None:
         data = yolo.overrides.get("data") or DEFAULT_DATA
         _check_data(data, splits)
-    made: list[Any] = []
-
-    def validator(*args: Any, **kwargs: Any) -> Any:
-        made.append(COCOValidator(*args, **kwargs))
-        return made[-1]
-
-    yolo.val(validator=validator, data=str(data), **arguments)
-    save_dir = Path(made[-1].save_dir)
-    return {"save_dir": str(save_dir), "weights": str(weights), **_report(save_dir)}
+    folders: list[Path] = []
+    yolo.add_callback("on_val_start", lambda validator: folders.append(Path(validator.save_dir)))
+    yolo.val(data=str(data), **arguments)
+    return {"save_dir": str(folders[-1]), "weights": str(weights), **_report(folders[-1])}
 
 
 def parse(argv: Sequence[str] | None, verb: str) -> dict[str, Any]:
@@ -162,7 +156,7 @@ def _check_data(data: str | Path, splits: Sequence[str]) -> None:
 
 def _without_gates(model: str | Path) -> Path:
     """Return the file of a model YAML whose rows say ``gate: false``; in the cache folder, for workers and resume."""
-    if Path(model).suffix not in (".yaml", ".yml"):
+    if not _is_yaml(model):
         raise DataError(
             f"--no-gate is for a model YAML that gets pretrained weights; {model} has its structure already"
         )
@@ -176,23 +170,27 @@ def _without_gates(model: str | Path) -> Path:
     return write_cached(text, "models", Path(model).name)
 
 
-def _load(model: str | Path) -> Any:
-    from ultralytics import YOLO
+def _load(model: str | Path, task: str | None = None) -> Any:
+    from ultralytics import RTDETR, YOLO
 
     import yolo_attn
 
     yolo_attn.install()
     try:
-        yolo = YOLO(str(model))
-    except NotImplementedError as error:  # what the host says of a model YAML of another family, RT-DETR for one
-        raise DataError(f"{model} is no YOLO model; COCO JSON trains and validates YOLO detect models") from error
-    if yolo.task != "detect":
-        raise DataError(f"{model} is a {yolo.task} model; COCO JSON trains and validates detect models")
+        yolo: Any = YOLO(str(model), task=task)
+    except NotImplementedError:  # what the host says of RT-DETR's model YAMLs
+        yolo = RTDETR(str(model))
+    if yolo.task not in TASKS:
+        raise DataError(f"{model} is a {yolo.task} model; COCO JSON is for {', '.join(TASKS)} models")
     return yolo
 
 
+def _is_yaml(model: str | Path) -> bool:
+    return Path(model).suffix in (".yaml", ".yml")
+
+
 def _report(save_dir: Path) -> dict[str, Any]:
-    from .coco_trainer import REPORT
+    from .coco_validator import REPORT
 
     file = save_dir / REPORT
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

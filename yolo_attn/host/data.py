@@ -13,6 +13,7 @@ from ..data_yaml import describe, is_coco, read_yaml
 from ..errors import DataError, HostError
 from .models import cfg_folder
 
+TASKS = ("detect", "segment", "pose")
 _YAML = (".yaml", ".yml")
 
 
@@ -57,40 +58,74 @@ def build_yolo_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]
     Raises:
         HostError: If the host's function does not build a ``YOLODataset``.
     """
+    return _dataset_joint(original, "YOLODataset", "COCODataset")
+
+
+def build_rtdetr_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``build_dataset`` of RT-DETR's trainer or validator that builds a ``COCORTDETRDataset`` likewise.
+
+    Raises:
+        HostError: If the host's method does not build an ``RTDETRDataset``.
+    """
+    return _dataset_joint(original, "RTDETRDataset", "COCORTDETRDataset")
+
+
+def init_metrics_joint(original: Callable[..., None]) -> Callable[..., None]:
+    """Return ``init_metrics`` that turns a validator of COCO-format data into one with the official numbers.
+
+    It is called when a validator knows its data, in every command and every worker.
+    """
+
+    @functools.wraps(original)
+    def init_metrics(self: Any, model: Any) -> None:
+        if "coco" not in (self.data or {}):
+            original(self, model)
+            return
+        from .coco_validator import begin
+
+        begin(self, original, model)
+
+    return init_metrics
+
+
+def _dataset_joint(original: Callable[..., Any], theirs: str, ours: str) -> Callable[..., Any]:
+    """Return a function of the host that builds our dataset class in place of its own for COCO-format data."""
     code = getattr(original, "__code__", None)
-    if code is None or "YOLODataset" not in code.co_names:
-        raise HostError("build_yolo_dataset of this Ultralytics builds no YOLODataset: COCO-format data cannot be used")
+    if code is None or theirs not in code.co_names:
+        name = getattr(original, "__qualname__", original)
+        raise HostError(f"{name} of this Ultralytics builds no {theirs}: COCO-format data cannot be used")
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    def build_yolo_dataset(*args: Any, **kwargs: Any) -> Any:
+    def build(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
-        data = given.get("data")
+        owner = given.get("self")
+        data = owner.data if owner is not None else given.get("data")
         if not isinstance(data, dict) or "coco" not in data:
             return original(*args, **kwargs)
-        _check_request(given, data)
-        return _with_coco_dataset(original)(*args, **kwargs)
+        _check_request(given, data, owner.args if owner is not None else given["cfg"])
+        from . import coco_dataset
 
-    return build_yolo_dataset
+        return _rebound(original, theirs, getattr(coco_dataset, ours))(*args, **kwargs)
+
+    return build
 
 
-def _check_request(given: dict[str, Any], data: dict[str, Any]) -> None:
+def _check_request(given: dict[str, Any], data: dict[str, Any], settings: Any) -> None:
     file = data.get("yaml_file", "the data description")
-    task = getattr(given["cfg"], "task", "detect")
-    if task != "detect" or given.get("multi_modal"):
-        raise DataError(f"{file}: COCO JSON trains and validates detect models; this is a {task} model")
+    task = getattr(settings, "task", "detect")
+    if task not in TASKS or given.get("multi_modal"):
+        raise DataError(f"{file}: COCO JSON is for {', '.join(TASKS)} models; this is a {task} model")
     if not given["img_path"]:
         wanted = given.get("mode", "train")
         there = ", ".join(data["coco"])
         raise DataError(f"{file}: the split needed for {wanted!r} is not named; it has {there}")
 
 
-def _with_coco_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the host's own function with its ``YOLODataset`` bound to ours."""
-    from .coco_dataset import COCODataset
-
+def _rebound(original: Callable[..., Any], name: str, value: Any) -> Callable[..., Any]:
+    """Return the host's own function with one global name bound to our class."""
     assert isinstance(original, types.FunctionType)
-    names = {**original.__globals__, "YOLODataset": COCODataset}
+    names = {**original.__globals__, name: value}
     clone = types.FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
     clone.__kwdefaults__ = original.__kwdefaults__
     return clone

@@ -16,21 +16,26 @@ from typing import Any
 from .. import registry
 from ..errors import HostError
 from ..layers.gated import Gated
-from . import data, models, rows, startup, transfer
+from . import command, data, models, ranks, rows, startup, transfer
 
 Function = Callable[..., Any]
 SUPPORTED = ">=8.3.100,<9"
 
 # Host module -> its functions (or methods) that get a joint. A version that lacks one of them is one we cannot serve.
 JOINTS: dict[str, dict[str, Callable[[Function], Function]]] = {
+    "ultralytics.cfg": {"entrypoint": command.entrypoint_joint},
     "ultralytics.nn.tasks": {
         "parse_model": rows.parse_model_joint,
         "yaml_model_load": models.yaml_model_load_joint,
         "BaseModel.load": transfer.load_joint,
     },
     "ultralytics.engine.model": {"Model.load": transfer.model_load_joint},
+    "ultralytics.engine.trainer": {"BaseTrainer._do_train": ranks.do_train_joint},
     "ultralytics.data.utils": {"check_det_dataset": data.check_det_dataset_joint},
     "ultralytics.data.build": {"build_yolo_dataset": data.build_yolo_dataset_joint},
+    "ultralytics.models.rtdetr.train": {"RTDETRTrainer.build_dataset": data.build_rtdetr_dataset_joint},
+    "ultralytics.models.rtdetr.val": {"RTDETRValidator.build_dataset": data.build_rtdetr_dataset_joint},
+    "ultralytics.models.yolo.detect.val": {"DetectionValidator.init_metrics": data.init_metrics_joint},
 }
 
 

@@ -6,10 +6,15 @@ It runs in every interpreter of the environment, so it uses ``sys`` alone and lo
 import sys
 
 WATCHED = (
+    "ultralytics.cfg",
     "ultralytics.nn.tasks",
     "ultralytics.engine.model",
+    "ultralytics.engine.trainer",
     "ultralytics.data.utils",
     "ultralytics.data.build",
+    "ultralytics.models.rtdetr.train",
+    "ultralytics.models.rtdetr.val",
+    "ultralytics.models.yolo.detect.val",
 )
 
 

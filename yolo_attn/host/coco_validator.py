@@ -1,0 +1,207 @@
+"""The host's validators, made to judge COCO-format data as COCO does.
+
+``begin`` reaches every validator once its data are known (see ``data.init_metrics_joint``), so the ``yolo`` command,
+Python, scripts, multi-GPU workers and the user's own subclasses all report the official numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics.utils import LOGGER, RANK
+
+from ..coco_classes import ClassMap, match_classes
+from ..coco_eval import evaluate, notes
+from ..coco_table import read_table
+
+REPORT = "coco_metrics.json"
+PER_CLASS = "coco_per_class.csv"
+PREDICTIONS = "predictions.json"
+
+# Task -> kind of official numbers -> attribute of the host's metrics with the same objects.
+KINDS = {
+    "detect": {"bbox": "box"},
+    "segment": {"bbox": "box", "segm": "seg"},
+    "pose": {"bbox": "box", "keypoints": "pose"},
+}
+# Keys that newer hosts fill from an evaluation of their own.
+_AREA_KEYS = {"metrics/mAP_small(B)": "APs", "metrics/mAP_medium(B)": "APm", "metrics/mAP_large(B)": "APl"}
+
+
+def begin(validator: Any, original: Callable[..., None], model: Any) -> None:
+    """Make a validator of the host one with the official numbers, and let it prepare its run.
+
+    Args:
+        validator: A detection validator, or one that extends it, whose data are COCO format.
+        original: The host's ``init_metrics`` of detection.
+        model: The model, with ``names``.
+
+    Raises:
+        DataError: If the model's classes cannot be those of the data.
+    """
+    if not isinstance(validator, Official):
+        validator.__class__ = _official(type(validator))
+    validator.begin(original, model)
+
+
+class Official:
+    """What a validator of the host gains: predictions with the JSON's own ids, and their official evaluation.
+
+    During training, epochs are validated as the host does; the official numbers are computed for the final checkpoint.
+
+    Attributes:
+        coco_stats: Kind (``bbox``, ``segm``, ``keypoints``) -> official numbers by name, or None before they are known.
+    """
+
+    coco_stats: dict[str, dict[str, float]] | None = None
+    # The host's own attributes.
+    args: Any
+    class_map: list[Any]
+    confusion_matrix: Any
+    data: Any
+    dataloader: Any
+    is_coco: bool
+    is_lvis: bool
+    jdict: list[dict[str, Any]]
+    metrics: Any
+    nc: int
+    save_dir: Path
+    training: bool
+
+    def begin(self, original: Callable[..., None], model: Any) -> None:
+        """Prepare a validation run; see the function of this name."""
+        self.coco_stats = None
+        self._classes = self._match(model.names)
+        # With this on, the host builds ground truth of its own, without crowd regions and areas.
+        self.args.save_json = False
+        original(self, _Named(model, self._classes.names) if self._classes.unknown else model)
+        self.nc = len(model.names)
+        self.is_coco = self.is_lvis = False
+        self.class_map = list(self._classes.category_ids)
+        self.args.save_json = not self.training
+
+    def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Give the labels the model's class numbers, after the host's own preparation."""
+        batch = super().preprocess(batch)  # type: ignore[misc]
+        if self._classes.of_data is not None:
+            cls = batch["cls"]
+            batch["cls"] = torch.tensor(self._classes.of_data, device=cls.device, dtype=cls.dtype)[cls.long()]
+        return batch
+
+    def pred_to_json(self, predn: Any, target: Any, *rest: Any) -> None:
+        """Append what the host writes of one image, with the JSON's ids, once for each id it gives the image.
+
+        Args:
+            predn: Objects in pixels of the original image, as the host has them.
+            target: What the host says of the image: a mapping with ``im_file``, or in older hosts the path itself.
+            *rest: Further arguments of older hosts.
+        """
+        start = len(self.jdict)
+        super().pred_to_json(predn, target, *rest)  # type: ignore[misc]
+        rows = self.jdict[start:]
+        del self.jdict[start:]
+        file = target["im_file"] if isinstance(target, dict) else target
+        for row in rows:
+            row["file_name"] = Path(file).name
+            if len(row.get("keypoints", ())) % 3 and not len(row["keypoints"]) % 2:
+                row["keypoints"] = _with_visibility(row["keypoints"])
+        known = [row for row in rows if row["category_id"] is not None]
+        self._foreign += len(rows) - len(known)
+        for image_id in self.dataloader.dataset.image_ids[file]:
+            self.jdict.extend({**row, "image_id": image_id} for row in known)
+
+    def print_results(self) -> None:
+        """Print the host's table; without any prediction do the last step too, which the host then skips."""
+        super().print_results()  # type: ignore[misc]
+        if self._is_official() and not self.jdict and RANK in {-1, 0}:
+            (self.save_dir / PREDICTIONS).write_text("[]", encoding="utf-8")
+            self.eval_json({})
+
+    def eval_json(self, stats: dict[str, Any]) -> dict[str, Any]:
+        """Compute, print and keep the official numbers against the user's own JSON."""
+        if not self._is_official():
+            return stats
+        dataset = self.dataloader.dataset
+        table = read_table(dataset.json_file, require_annotations=False)
+        image_ids = [id_ for file in dataset.im_files for id_ in dataset.image_ids[file]]
+        own = {kind: getattr(self.metrics, name) for kind, name in KINDS[self.args.task].items()}
+        report: dict[str, Any] = {
+            "ultralytics": {k: {"mAP50-95": float(m.map), "mAP50": float(m.map50)} for k, m in own.items()},
+            "json": dataset.json_file,
+            "images": len(image_ids),
+            "images_in_json": len(table.image_ids),
+            "max_det": self.args.max_det,
+            "predictions": str((self.save_dir / PREDICTIONS).absolute()),
+            "notes": [*self._classes.notes(dataset.json_file, self._foreign)],
+        }
+        if table.is_annotated:
+            classes = self.args.classes
+            chosen = None if classes is None else [self.data["category_ids"][c] for c in _as_list(classes)]
+            sizes = {id_: label["shape"] for label in dataset.labels for id_ in dataset.image_ids[label["im_file"]]}
+            evaluations = {
+                kind: evaluate(
+                    table, self.jdict, image_ids, chosen, not self.args.single_cls, kind, sizes,
+                    self.data.get("kpt_oks_sigmas"),
+                )
+                for kind in own
+            }  # fmt: skip
+            self.coco_stats = {kind: evaluation.numbers for kind, evaluation in evaluations.items()}
+            stats.update({key: self.coco_stats["bbox"][name] for key, name in _AREA_KEYS.items() if key in stats})
+            from ..coco_report import render_report, write_csv
+
+            csv = self.save_dir / PER_CLASS
+            write_csv(list(evaluations.values()), csv)
+            report["notes"] += [note for kind in own for note in notes(table, kind) if note not in report["notes"]]
+            report |= {"coco": self.coco_stats, "per_class": str(csv.absolute())}
+            LOGGER.info(render_report(report, table, list(evaluations.values()), self.args.verbose))
+        else:
+            LOGGER.info(
+                f"{dataset.json_file} has no 'annotations': nothing to compare with. Predictions with its ids, ready "
+                f"to submit: {report['predictions']}"
+            )
+        (self.save_dir / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        return stats
+
+    def _is_official(self) -> bool:
+        return not self.training
+
+    def _match(self, names: Mapping[int, str]) -> ClassMap:
+        self._foreign = 0
+        if self.args.single_cls:
+            return ClassMap(tuple(names.values()), tuple(self.data["category_ids"][:1]) * len(names))
+        return match_classes(
+            list(names.values()),
+            list(self.data["names"].values()),
+            self.data["category_ids"],
+            str(self.data.get("yaml_file", "the data")),
+        )
+
+
+class _Named:
+    """A model under more names than it has classes: those of the categories that it cannot predict follow its own."""
+
+    def __init__(self, model: Any, names: tuple[str, ...]) -> None:
+        self._model = model
+        self.names = dict(enumerate(names))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+@functools.cache
+def _official(cls: type) -> type:
+    return type(f"COCO{cls.__name__}", (Official, cls), {"__module__": __name__})
+
+
+def _with_visibility(xy: list[float]) -> list[float]:
+    """Return x, y pairs as COCO's x, y, v triples."""
+    return [value for x, y in zip(xy[::2], xy[1::2], strict=True) for value in (x, y, 1.0)]
+
+
+def _as_list(value: Any) -> list[int]:
+    return list(value) if isinstance(value, list | tuple) else [value]
