@@ -85,7 +85,7 @@ def test_two_machines_train_one_model_and_report_once(tmp_path: Path, host_setti
     assert report["images"] == 12
     assert len((runs / "run/results.csv").read_text().splitlines()) == 3
     # Each rank predicts its half; the report holds both.
-    images = {p["image_id"] for p in json.loads(Path(report["predictions"]).read_text())}
+    images = {p["image_id"] for p in json.loads(Path(report["predictions"]["bbox"]).read_text())}
     truth = json.loads(Path(report["json"]).read_text())
     assert images == {image["id"] for image in truth["images"]}
     assert "Official COCO numbers" in said[0] and "Official COCO numbers" not in said[1]

@@ -16,16 +16,21 @@ from ..coco import Id, load_index
 from ..errors import DataError
 
 
+_CHANGED = ("clipped", "degenerate", "duplicate_boxes")
+
+
 class COCOLabels:
     """What a dataset of the host gains: one split of a description made by ``yolo_attn.data_yaml.describe``.
 
     Attributes:
         image_ids: Path of an image -> its ids in the JSON.
         json_file: The JSON file.
+        changed_boxes: Boxes of the JSON that the labels lack or have clipped, crowd regions not counted.
     """
 
     image_ids: dict[str, tuple[Id, ...]]
     json_file: str
+    changed_boxes: int
     # The host's own attributes.
     augment: bool
     cache: Any
@@ -47,6 +52,7 @@ class COCOLabels:
         self.json_file = json_path
         task = "segment" if self.use_segments else "pose" if self.use_keypoints else "detect"
         self._index = load_index(json_path, split["images"], categories, task)
+        self.changed_boxes = sum(self._index.counts.get(name, 0) for name in _CHANGED)
         if LOCAL_RANK in {-1, 0}:
             LOGGER.info(f"{self.prefix}{self._index.summary()}")
             for note in self.data.get("notes", ()):

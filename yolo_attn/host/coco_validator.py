@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ultralytics.utils import LOGGER, RANK
 
 from ..coco_classes import ClassMap, match_classes
-from ..coco_eval import evaluate, notes
-from ..coco_table import read_table
+from ..coco_eval import Evaluation, evaluate
+from ..coco_report import compare_line, per_class_table, render, write_csv
+from ..coco_table import CocoTable, read_table
 
 REPORT = "coco_metrics.json"
 PER_CLASS = "coco_per_class.csv"
@@ -136,36 +138,67 @@ class Official:
             "images": len(image_ids),
             "images_in_json": len(table.image_ids),
             "max_det": self.args.max_det,
-            "predictions": str((self.save_dir / PREDICTIONS).absolute()),
+            "predictions": {kind: str(self._write(kind)) for kind in own},
             "notes": [*self._classes.notes(dataset.json_file, self._foreign)],
         }
         if table.is_annotated:
             classes = self.args.classes
             chosen = None if classes is None else [self.data["category_ids"][c] for c in _as_list(classes)]
-            sizes = {id_: label["shape"] for label in dataset.labels for id_ in dataset.image_ids[label["im_file"]]}
-            evaluations = {
-                kind: evaluate(
-                    table, self.jdict, image_ids, chosen, not self.args.single_cls, kind, sizes,
-                    self.data.get("kpt_oks_sigmas"),
-                )
-                for kind in own
-            }  # fmt: skip
-            self.coco_stats = {kind: evaluation.numbers for kind, evaluation in evaluations.items()}
+            sizes, sigmas = _true_sizes(table, dataset), self.data.get("kpt_oks_sigmas")
+            use_categories = not self.args.single_cls
+            evaluations = [
+                evaluate(table, self.jdict, image_ids, chosen, use_categories, kind, sizes, sigmas) for kind in own
+            ]
+            self.coco_stats = {evaluation.kind: evaluation.numbers for evaluation in evaluations}
             stats.update({key: self.coco_stats["bbox"][name] for key, name in _AREA_KEYS.items() if key in stats})
-            from ..coco_report import render_report, write_csv
-
             csv = self.save_dir / PER_CLASS
-            write_csv(list(evaluations.values()), csv)
-            report["notes"] += [note for kind in own for note in notes(table, kind) if note not in report["notes"]]
-            report |= {"coco": self.coco_stats, "per_class": str(csv.absolute())}
-            LOGGER.info(render_report(report, table, list(evaluations.values()), self.args.verbose))
+            write_csv(evaluations, csv)
+            said = [*report["notes"], *(note for evaluation in evaluations for note in evaluation.notes)]
+            report |= {"coco": self.coco_stats, "per_class": str(csv.absolute()), "notes": list(dict.fromkeys(said))}
+            LOGGER.info(self._text(report, evaluations))
         else:
             LOGGER.info(
                 f"{dataset.json_file} has no 'annotations': nothing to compare with. Predictions with its ids, ready "
-                f"to submit: {report['predictions']}"
+                f"to submit: {', '.join(report['predictions'].values())}"
             )
         (self.save_dir / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
         return stats
+
+    def _text(self, report: dict[str, Any], evaluations: list[Evaluation]) -> str:
+        """Return what is printed: official numbers, categories, both mAPs and why they differ, files."""
+        part = "" if report["images"] == report["images_in_json"] else f" of {report['images_in_json']}"
+        lines = []
+        for evaluation in evaluations:
+            what = (
+                f"Official COCO numbers ({evaluation.kind}) against {report['json']} ({report['images']}{part} images)"
+            )
+            lines += ["", what, render(evaluation)]
+            if self.args.verbose and len(evaluation.per_class) > 1:
+                lines += ["", per_class_table(evaluation)]
+        return "\n".join(
+            [
+                *lines,
+                "",
+                compare_line(evaluations, report["ultralytics"], self.dataloader.dataset.changed_boxes),
+                *(f"Note: {note}." for note in report["notes"]),
+                f"Per class: {report['per_class']}",
+                f"Predictions with the JSON's ids: {', '.join(report['predictions'].values())}",
+            ]
+        )
+
+    def _write(self, kind: str) -> Path:
+        """Return the file with the predictions of one kind in COCO's own format.
+
+        The host's file has boxes beside masks or keypoints; pycocotools would then take the box's area for the mask's.
+        """
+        file = (self.save_dir / PREDICTIONS).absolute()
+        if kind == "bbox":
+            return file
+        file = file.with_stem(f"{file.stem}_{kind}")
+        key = "segmentation" if kind == "segm" else kind
+        rows = [{k: row[k] for k in ("image_id", "category_id", key, "score")} for row in self.jdict]
+        file.write_text(json.dumps(rows), encoding="utf-8")
+        return file
 
     def _is_official(self) -> bool:
         return not self.training
@@ -196,6 +229,16 @@ class _Named:
 @functools.cache
 def _official(cls: type) -> type:
     return type(f"COCO{cls.__name__}", (Official, cls), {"__module__": __name__})
+
+
+def _true_sizes(table: CocoTable, dataset: Any) -> np.ndarray:
+    """Return ``(n, 2)`` width and height of the table's images as they are decoded; the JSON's own if not used here."""
+    sizes = table.image_sizes.copy()
+    position = {id_: i for i, id_ in enumerate(table.image_ids)}
+    for label in dataset.labels:
+        for id_ in dataset.image_ids[label["im_file"]]:
+            sizes[position[id_]] = label["shape"][::-1]
+    return sizes
 
 
 def _with_visibility(xy: list[float]) -> list[float]:
