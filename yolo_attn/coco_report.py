@@ -1,0 +1,144 @@
+"""The official COCO numbers as text for a terminal and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .coco_eval import MEASURES, PER_CLASS, Evaluation
+from .coco_table import CocoTable
+
+_WHAT = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+_WIDEST_NAME = 24
+
+
+def render(evaluation: Evaluation) -> str:
+    """Return the official numbers as lines of text: name, value, meaning."""
+    return "\n".join(
+        f"  {measure.name:<6} {evaluation.numbers[measure.name]:7.4f}   {measure.meaning}"
+        for measure in MEASURES[evaluation.kind]
+    )
+
+
+def per_class_table(evaluation: Evaluation) -> str:
+    """Return one line per category, and one for all if there are several; ``-`` where there is nothing to measure."""
+    names = [name for name in PER_CLASS if name in evaluation.numbers]
+    rows = list(evaluation.per_class)
+    if len(rows) != 1:
+        rows.append(_all(evaluation))
+    labels = [_clipped(str(row["name"])) for row in rows]
+    width = max(len("class"), *map(len, labels))
+    lines = [f"{'class':<{width}} {'images':>7} {'instances':>9}" + "".join(f" {name:>6}" for name in names)]
+    for label, row in zip(labels, rows, strict=True):
+        values = "".join(f" {row[name]:6.3f}" if row[name] >= 0 else f" {'-':>6}" for name in names)
+        lines.append(f"{label:<{width}} {row['images']:>7} {row['instances']:>9}{values}")
+    return "\n".join(lines)
+
+
+def write_csv(evaluations: Evaluation | Sequence[Evaluation], path: str | Path) -> None:
+    """Write one line per kind and category, after one for all categories of the kind.
+
+    Columns: ``kind`` (bbox, segm, keypoints); ``id`` and ``name`` of the category as the JSON has them (empty and
+    "all" for the line of all); ``images`` with an instance (for all: images evaluated) and ``instances`` that count
+    (no crowd regions; for keypoints at least one labelled keypoint); then ``AP, AP50, AP75, APs, APm, APl`` in [0, 1]
+    and the recall ``AR100`` (boxes, masks) or ``AR`` (keypoints), as COCO defines them. -1 where there is nothing to
+    measure, empty where COCO has no such number for the kind. UTF-8.
+
+    Args:
+        evaluations: One, or one of each kind.
+        path: The file, which is replaced.
+    """
+    evaluations = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
+    names = [name for name in PER_CLASS if any(name in evaluation.numbers for evaluation in evaluations)]
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["kind", "id", "name", "images", "instances", *names], restval="")
+        writer.writeheader()
+        for evaluation in evaluations:
+            for row in (_all(evaluation), *evaluation.per_class):
+                shown = {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
+                writer.writerow({"kind": evaluation.kind, **shown})
+
+
+def compare_line(
+    evaluations: Evaluation | Sequence[Evaluation],
+    own: Mapping[str, Mapping[str, float]],
+    changed_boxes: int = 0,
+) -> str:
+    """Return both mAPs side by side for each kind, and one line with the reasons that apply to these data.
+
+    Args:
+        evaluations: One, or one of each kind.
+        own: What Ultralytics found, by kind: ``{"bbox": {"mAP50": ..., "mAP50-95": ...}}``.
+        changed_boxes: Boxes of the JSON that the labels lack or have clipped, for Ultralytics saw only those.
+    """
+    evaluations = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
+    lines = [f"{'':>22}{'mAP50':>11}{'mAP50-95':>11}"]
+    for evaluation in evaluations:
+        theirs, ours = own[evaluation.kind], evaluation.numbers
+        what = _WHAT[evaluation.kind]
+        lines.append(f"{f'Ultralytics, {what}':>22}{theirs['mAP50']:>11.4f}{theirs['mAP50-95']:>11.4f}")
+        lines.append(f"{f'COCO, {what}':>22}{ours['AP50']:>11.4f}{ours['AP']:>11.4f}")
+    return "\n".join([*lines, "They differ because " + _reasons(evaluations, changed_boxes) + "."])
+
+
+def render_report(
+    report: Mapping[str, Any], table: CocoTable, evaluations: Sequence[Evaluation], verbose: bool = True
+) -> str:
+    """Return all that a validation has to say: official numbers, classes, comparison, notes and files.
+
+    Args:
+        report: ``json``, ``images``, ``ultralytics`` (see ``compare_line``), ``notes``, ``predictions`` and optionally
+            ``per_class``, the file with the classes.
+        table: The ground truth.
+        evaluations: One of each kind.
+        verbose: Whether to list the classes.
+    """
+    total = len(table.image_ids)
+    part = "" if report["images"] == total else f" of {total}"
+    parts = [f"\nOfficial COCO numbers against {report['json']} ({report['images']}{part} images)"]
+    for evaluation in evaluations:
+        parts += [_WHAT[evaluation.kind].capitalize(), render(evaluation)]
+        if verbose and len(evaluation.per_class) > 1:
+            parts.append(per_class_table(evaluation))
+    parts.append(compare_line(evaluations, report["ultralytics"]))
+    parts += [f"Note: {note}." for note in report["notes"]]
+    if "per_class" in report:
+        parts.append(f"Classes: {report['per_class']}")
+    parts.append(f"Predictions with the JSON's ids: {report['predictions']}")
+    return "\n".join(parts)
+
+
+def _reasons(evaluations: Sequence[Evaluation], changed_boxes: int) -> str:
+    crowds = max(evaluation.crowds for evaluation in evaluations)
+    reasons = ["COCO matches predictions in order of their score and reads precision in steps, not between them"]
+    if crowds:
+        reasons.append(f"takes out what falls on {crowds} crowd region{_s(crowds)}")
+    for evaluation in evaluations:
+        what = _WHAT[evaluation.kind]
+        if evaluation.cut:
+            limit = 20 if evaluation.kind == "keypoints" else 100
+            reasons.append(f"takes {limit} {what} per image and class, which leaves out {evaluation.cut}")
+        if evaluation.kind == "segm":
+            reasons.append("compares masks at the image's own size")
+        if evaluation.kind == "keypoints":
+            reasons.append("measures distances by the annotation's own area")
+        if evaluation.ignored:
+            reasons.append(f"ignores {evaluation.ignored} instance{_s(evaluation.ignored)} without a labelled keypoint")
+    if changed_boxes:
+        reasons.append(f"has {changed_boxes} box{'es' if changed_boxes > 1 else ''} that the labels clip or drop")
+    return ", ".join(reasons[:-1]) + (" and " if len(reasons) > 1 else "") + reasons[-1]
+
+
+def _all(evaluation: Evaluation) -> dict[str, Any]:
+    numbers = {name: evaluation.numbers[name] for name in PER_CLASS if name in evaluation.numbers}
+    return {"id": "", "name": "all", "images": evaluation.images, "instances": evaluation.instances, **numbers}
+
+
+def _clipped(name: str) -> str:
+    return name if len(name) <= _WIDEST_NAME else f"{name[: _WIDEST_NAME - 3]}..."
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
