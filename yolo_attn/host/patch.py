@@ -16,7 +16,7 @@ from typing import Any
 from .. import registry
 from ..errors import HostError
 from ..layers.gated import Gated
-from . import command, data, models, ranks, rows, startup, transfer
+from . import command, data, models, ranks, rows, run_guard, startup, transfer
 
 Function = Callable[..., Any]
 SUPPORTED = ">=8.3.100,<9"
@@ -29,8 +29,14 @@ JOINTS: dict[str, dict[str, Callable[[Function], Function]]] = {
         "yaml_model_load": models.yaml_model_load_joint,
         "BaseModel.load": transfer.load_joint,
     },
+    "ultralytics.engine.trainer": {
+        "BaseTrainer._do_train": lambda original: run_guard.do_train_joint(ranks.do_train_joint(original)),
+        "BaseTrainer.save_model": run_guard.save_model_joint,
+        "BaseTrainer.final_eval": run_guard.final_eval_joint,
+        "BaseTrainer.resume_training": run_guard.resume_training_joint,
+        "strip_optimizer": run_guard.strip_optimizer_joint,
+    },
     "ultralytics.engine.model": {"Model.load": transfer.model_load_joint},
-    "ultralytics.engine.trainer": {"BaseTrainer._do_train": ranks.do_train_joint},
     "ultralytics.data.utils": {"check_det_dataset": data.check_det_dataset_joint},
     "ultralytics.data.build": {"build_yolo_dataset": data.build_yolo_dataset_joint},
     "ultralytics.models.rtdetr.train": {"RTDETRTrainer.build_dataset": data.build_rtdetr_dataset_joint},
