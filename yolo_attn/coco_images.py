@@ -1,0 +1,136 @@
+"""The images of a COCO JSON: where they are, how large they are as decoded, and whether they can be read."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+_THREADS = 16
+_CHUNK = 512  # files per task of a thread; a task for each would cost more than the look at it
+_END_OF_JPEG = b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is known of each image a JSON lists.
+
+    Attributes:
+        paths: Path of each image, "" where there is none.
+        states: ``(n, 2)`` time of change in ns and size in bytes.
+        sizes: ``(n, 2)`` width and height as decoded, turned as the EXIF data says; 0 where it cannot be read.
+        is_cut: ``(n,)`` whether a JPEG ends too early; what is there of it can be read.
+    """
+
+    paths: tuple[str, ...]
+    states: np.ndarray
+    sizes: np.ndarray
+    is_cut: np.ndarray
+
+
+def locate(names: Sequence[str], roots: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return path and state of each image; the first root that has a file of that name wins."""
+    found = _in_threads(lambda name: _locate(name, roots), names)
+    return tuple(path for path, *_ in found), np.array([state for _, *state in found], dtype=np.int64).reshape(-1, 2)
+
+
+def probe(paths: tuple[str, ...], states: np.ndarray, known: Images | None = None) -> Images:
+    """Return sizes of located images; what is known of a file that has not changed since is taken over."""
+    earlier: dict[tuple[str, int, int], tuple[int, int, bool]] = {}
+    if known is not None:
+        values = zip(known.sizes[:, 0].tolist(), known.sizes[:, 1].tolist(), known.is_cut.tolist(), strict=True)
+        keys = zip(known.paths, *known.states.T.tolist(), strict=True)
+        earlier = dict(zip(keys, values, strict=True))
+
+    def look(key: tuple[str, int, int]) -> tuple[int, int, bool]:
+        return earlier[key] if key in earlier else _size(key[0]) if key[0] else (0, 0, False)
+
+    seen = np.array(_in_threads(look, list(zip(paths, *states.T.tolist(), strict=True))), dtype=np.int64).reshape(-1, 3)
+    return Images(paths, states, seen[:, :2], seen[:, 2].astype(bool))
+
+
+def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    chunks = [items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK)]
+    if len(chunks) < 2:
+        chunks = [[item] for item in items]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [result for chunk in pool.map(lambda chunk: list(map(function, chunk)), chunks) for result in chunk]
+
+
+def _locate(name: str, roots: Sequence[str]) -> tuple[str, int, int]:
+    for spelling in _spellings(name):
+        for root in roots:
+            path = os.path.join(root, spelling)  # noqa: PTH118  (three times as fast as Path, for every image)
+            try:
+                found = os.stat(path)  # noqa: PTH116
+            except (OSError, ValueError):
+                continue
+            if stat.S_ISREG(found.st_mode):
+                return _plain(path), found.st_mtime_ns, found.st_size
+    return "", 0, 0
+
+
+def _spellings(name: str) -> Iterable[str]:
+    # Other systems write the same name with backslashes or with accents composed the other way.
+    yield name
+    if "\\" in name:
+        yield name.replace("\\", "/")
+    if not name.isascii():
+        yield from {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
+
+
+def _plain(path: str) -> str:
+    return str(Path(path)) if os.sep != "/" or "//" in path or "./" in path else path
+
+
+def _size(file: str) -> tuple[int, int, bool]:
+    """Return width and height of an image as decoded, 0 if it cannot be read, and whether it ends too early."""
+    from PIL import Image
+
+    unreadable = 0, 0, False
+    try:
+        with Path(file).open("rb") as stream:
+            with Image.open(stream) as image:
+                (w, h), kind = image.size, image.format
+                # Asking a PNG without EXIF data for it would decode the whole picture.
+                exif = image.getexif() if kind in {"JPEG", "MPO", "TIFF"} or "exif" in image.info else {}
+                is_turned = exif.get(274) in {5, 6, 7, 8}
+                image.verify()
+            is_cut = kind in {"JPEG", "MPO"} and _is_cut(stream)
+    except Exception:  # Pillow raises its plugins' own errors for damaged files, struct.error and SyntaxError included
+        return unreadable
+    if is_cut or (is_turned and kind not in {"JPEG", "MPO", "PNG"}):
+        decoded = _decoded_size(file)
+        return unreadable if decoded is None else (*decoded, is_cut)
+    return (h, w, False) if is_turned else (w, h, False)
+
+
+def _is_cut(stream: BinaryIO) -> bool:
+    """Return whether a JPEG ends too early; one that ends as it should costs the reading of two bytes."""
+    from PIL import Image
+
+    stream.seek(-2, os.SEEK_END)
+    if stream.read() == _END_OF_JPEG:
+        return False
+    stream.seek(0)
+    try:
+        with Image.open(stream) as image:
+            image.load()  # cameras append data of their own after the end
+    except OSError:
+        return True
+    return False
+
+
+def _decoded_size(file: str) -> tuple[int, int] | None:
+    """Return the size the host will see: rotation by Pillow and OpenCV differs by version for some formats."""
+    import cv2
+
+    image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
+    return None if image is None else (image.shape[1], image.shape[0])
