@@ -40,8 +40,8 @@ def write_coco(tmp_path: Path) -> Callable[..., Path]:
 
     def write(
         images: list[tuple[Any, ...]],
-        annotations: list[tuple[Any, ...]] = (),
-        categories: dict[Any, str] | None = None,
+        annotations: list[tuple[Any, ...]] | None = (),
+        categories: dict[Any, str] | list[dict[str, Any]] | None = None,
         name: str = "annotations/train.json",
         **replaced: Any,
     ) -> Path:
@@ -55,7 +55,9 @@ def write_coco(tmp_path: Path) -> Callable[..., Path]:
                 }
                 for id_, file, *size in images
             ],
-            "annotations": [
+            "annotations": None
+            if annotations is None
+            else [
                 {
                     "id": i + 1,
                     "image_id": im,
@@ -67,7 +69,9 @@ def write_coco(tmp_path: Path) -> Callable[..., Path]:
                 }
                 for i, (im, c, box, *more) in enumerate(annotations)
             ],
-            "categories": [{"id": id_, "name": n} for id_, n in (categories or {1: "a", 3: "b"}).items()],
+            "categories": categories
+            if isinstance(categories, list)
+            else [{"id": id_, "name": n} for id_, n in (categories or {1: "a", 3: "b"}).items()],
             **replaced,
         }
         path = tmp_path / name

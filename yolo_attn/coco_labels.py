@@ -131,7 +131,7 @@ def _add_outlines(labels: Labels, table: CocoTable, rows: np.ndarray, boxes: np.
         xy, corners, moved = _normalised(pieces, limits)
         is_flat = (corners[:, 2:] <= corners[:, :2]).any(1)
         if is_flat.any():
-            for i in np.flatnonzero(is_flat):
+            for i in np.flatnonzero(is_flat).tolist():
                 pieces[i] = rectangles[start + i]
             xy, corners, moved = _normalised(pieces, limits)
         counts["boxes_as_segments"] += int((is_box | is_flat).sum())

@@ -66,6 +66,23 @@ class CocoTable:
     pose_problem: str = ""
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a data description needs of a COCO JSON that has passed all checks: the fields of ``CocoTable``, no rows.
+
+    Attributes:
+        keypoint_count: Keypoints of an object, 0 if the file has none.
+    """
+
+    path: str
+    fingerprint: str
+    categories: tuple[tuple[Id, str], ...]
+    is_annotated: bool
+    keypoint_count: int
+    keypoint_names: tuple[str, ...]
+    pose_problem: str
+
+
 _tables: OrderedDict[tuple[str, int, int], CocoTable] = OrderedDict()
 
 
@@ -91,6 +108,19 @@ def read_table(path: str | Path, require_annotations: bool = True) -> CocoTable:
     if require_annotations and not table.is_annotated:
         all_rows(table.path, _content(table.path), needs_annotations=True)  # raises, and says what is there instead
     return table
+
+
+def header(table: CocoTable) -> Header:
+    """Return the header of a table."""
+    return Header(
+        path=table.path,
+        fingerprint=table.fingerprint,
+        categories=table.categories,
+        is_annotated=table.is_annotated,
+        keypoint_count=0 if table.keypoints is None else table.keypoints.shape[1],
+        keypoint_names=table.keypoint_names,
+        pose_problem=table.pose_problem,
+    )
 
 
 def forget(path: str | Path) -> None:
@@ -167,11 +197,8 @@ def _table(path: str, rows: Rows, fingerprint: str) -> CocoTable:
     )
 
 
-def merge_categories(tables: Sequence[Any]) -> tuple[tuple[Id, str], ...]:
+def merge_categories(tables: Sequence[CocoTable | Header]) -> tuple[tuple[Id, str], ...]:
     """Return the categories of all splits sorted by id, so that every split has the same classes.
-
-    Args:
-        tables: What has ``path`` and ``categories``, one per split.
 
     Raises:
         DataError: If two splits give one id different names.

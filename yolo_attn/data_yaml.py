@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from .cache import VARIABLE, cache_folder
-from .coco_table import merge_categories, read_table
+from .coco_table import Header, Id, header, merge_categories, read_table
+from .data_keypoints import describe_keypoints
 from .errors import DataError, nearest
 
 SPLITS = ("train", "val", "test")
@@ -57,16 +58,19 @@ def usual_folders(json_path: Path, split: str) -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
-def describe(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict[str, Any]:
     """Resolve a COCO-format data description.
 
     Args:
         data: A data YAML, or its content (relative paths then start from the working directory).
+        task: ``"pose"`` makes it an error when the JSON files have no keypoints that can be trained on.
 
     Returns:
         What Ultralytics keeps of a data set (``path, train, val, test, names, nc, channels, yaml_file``; a split that
         is not there is None, the others are absolute paths of the JSON files), and ``coco``: for each split its
-        ``json`` and ``images`` folders, and ``category_ids``: the category id of each class.
+        ``json``, ``images`` folders and ``fingerprint`` (SHA-256 of the JSON), ``category_ids``: the category id of
+        each class, and ``notes``: what is worth knowing about the splits. Where the JSON files have keypoints also
+        ``kpt_shape``, and where these have names ``kpt_names`` and, if some say left and right, ``flip_idx``.
 
     Raises:
         DataError: If the description or one of its JSON files cannot be used.
@@ -98,7 +102,11 @@ def describe(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if not coco:
         raise DataError(f"{label}: names no split; it needs 'train:' and 'val:'{_typo(given)}")
 
-    categories = merge_categories([read_table(split["json"]) for split in coco.values()])
+    headers = {}
+    for split, where in coco.items():
+        headers[split] = header(read_table(where["json"], require_annotations=split != "test"))
+        where["fingerprint"] = headers[split].fingerprint
+    categories = merge_categories(list(headers.values()))
     names = {i: name for i, (_, name) in enumerate(categories)}
     _check_names(label, given, list(names.values()))
     return {
@@ -111,6 +119,8 @@ def describe(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         **({"yaml_file": str(file)} if file else {}),
         "coco": coco,
         "category_ids": [id_ for id_, _ in categories],
+        **describe_keypoints(label, given, headers, len(names), task),
+        "notes": _notes(headers),
     }
 
 
@@ -216,6 +226,19 @@ def _check_names(label: str, given: Mapping[str, Any], names: list[str]) -> None
         raise DataError(
             f"{label}: 'nc: {given['nc']}' but the JSON files have {len(names)} categories; leave 'nc:' out"
         )
+
+
+def _notes(headers: Mapping[str, Header]) -> list[str]:
+    """Say which categories are not in every split."""
+    splits: dict[tuple[Id, str], list[str]] = {}
+    for split, found in headers.items():
+        for category in found.categories:
+            splits.setdefault(category, []).append(split)
+    return [
+        f"category {name!r} (id {id_!r}) is only in {' and '.join(those)}"
+        for (id_, name), those in splits.items()
+        if len(those) < len(headers)
+    ]
 
 
 def _typo(given: Mapping[str, Any]) -> str:
