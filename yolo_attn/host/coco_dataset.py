@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ultralytics.data import base
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.rtdetr.val import RTDETRDataset
 from ultralytics.utils import LOCAL_RANK, LOGGER
@@ -14,7 +15,6 @@ from ultralytics.utils import LOCAL_RANK, LOGGER
 from ..cache import VARIABLE, cache_folder
 from ..coco import Id, load_index
 from ..errors import DataError
-
 
 _CHANGED = ("clipped", "degenerate", "duplicate_boxes")
 
@@ -24,11 +24,13 @@ class COCOLabels:
 
     Attributes:
         image_ids: Path of an image -> its ids in the JSON.
+        true_sizes: Path of an image -> its height and width as it is decoded.
         json_file: The JSON file.
         changed_boxes: Boxes of the JSON that the labels lack or have clipped, crowd regions not counted.
     """
 
     image_ids: dict[str, tuple[Id, ...]]
+    true_sizes: dict[str, tuple[int, int]]
     json_file: str
     changed_boxes: int
     # The host's own attributes.
@@ -51,7 +53,7 @@ class COCOLabels:
         categories = list(zip(self.data["category_ids"], names, strict=True))
         self.json_file = json_path
         task = "segment" if self.use_segments else "pose" if self.use_keypoints else "detect"
-        self._index = load_index(json_path, split["images"], categories, task)
+        self._index = load_index(json_path, split["images"], categories)
         self.changed_boxes = sum(self._index.counts.get(name, 0) for name in _CHANGED)
         if LOCAL_RANK in {-1, 0}:
             LOGGER.info(f"{self.prefix}{self._index.summary()}")
@@ -63,7 +65,12 @@ class COCOLabels:
         # A count of images or, as in older hosts also for the integer 1, a share of them.
         is_count = isinstance(self.fraction, int) and self.fraction > 1
         count = int(self.fraction if is_count else max(1, round(len(files) * self.fraction)))
-        return files[:count]
+        files = files[:count]
+        # Newer hosts look how fast a few images are read. Which ones they draw moves the random numbers of training.
+        check_file_speeds = getattr(base, "check_file_speeds", None)
+        if check_file_speeds is not None:
+            check_file_speeds(files, prefix=self.prefix)
+        return files
 
     def get_labels(self) -> list[dict[str, Any]]:
         """Return one label per image, as the host's own ``get_labels`` does."""
@@ -71,6 +78,7 @@ class COCOLabels:
         del self._index  # workers get the dataset pickled; the labels hold all that is needed
         position = {file: i for i, file in enumerate(index.files)}
         self.image_ids = {file: index.ids[position[file]] for file in self.im_files}
+        self.true_sizes = {file: tuple(index.sizes[position[file]].tolist()) for file in self.im_files}
         labels: list[dict[str, Any]] = []
         for file in self.im_files:
             cls, bboxes = index.labels(position[file])

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ultralytics.utils import LOGGER, RANK
 
 from ..coco_classes import ClassMap, match_classes
 from ..coco_eval import Evaluation, evaluate
 from ..coco_report import compare_line, per_class_table, render, write_csv
-from ..coco_table import CocoTable, read_table
+from ..coco_table import read_table
 
 REPORT = "coco_metrics.json"
 PER_CLASS = "coco_per_class.csv"
@@ -144,7 +143,8 @@ class Official:
         if table.is_annotated:
             classes = self.args.classes
             chosen = None if classes is None else [self.data["category_ids"][c] for c in _as_list(classes)]
-            sizes, sigmas = _true_sizes(table, dataset), self.data.get("kpt_oks_sigmas")
+            sizes = {id_: dataset.true_sizes[file] for file in dataset.im_files for id_ in dataset.image_ids[file]}
+            sigmas = self.data.get("kpt_oks_sigmas")
             use_categories = not self.args.single_cls
             evaluations = [
                 evaluate(table, self.jdict, image_ids, chosen, use_categories, kind, sizes, sigmas) for kind in own
@@ -229,16 +229,6 @@ class _Named:
 @functools.cache
 def _official(cls: type) -> type:
     return type(f"COCO{cls.__name__}", (Official, cls), {"__module__": __name__})
-
-
-def _true_sizes(table: CocoTable, dataset: Any) -> np.ndarray:
-    """Return ``(n, 2)`` width and height of the table's images as they are decoded; the JSON's own if not used here."""
-    sizes = table.image_sizes.copy()
-    position = {id_: i for i, id_ in enumerate(table.image_ids)}
-    for label in dataset.labels:
-        for id_ in dataset.image_ids[label["im_file"]]:
-            sizes[position[id_]] = label["shape"][::-1]
-    return sizes
 
 
 def _with_visibility(xy: list[float]) -> list[float]:
