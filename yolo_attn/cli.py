@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     strip.add_argument("checkpoint")
     strip.add_argument("-o", "--output", help="file to write (default: beside it, with -plain)")
     strip.add_argument("--force", action="store_true", help="write also if outputs differ")
+    runs = verbs.add_parser("runs", help="print a table of the trainings in a folder")
+    runs.add_argument("folder", help="folder of runs, such as runs")
+    for form in ("csv", "markdown", "latex"):
+        runs.add_argument(f"--{form}", metavar="FILE", help=f"write the table as {form} too")
+    runs.add_argument("--force", action="store_true", help="write over files that are there")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.verb == "runs":
+            return _list_runs(arguments)
         if arguments.verb in ("graft", "strip"):
             return _operate(arguments)
         if arguments.verb == "doctor":
@@ -70,6 +78,20 @@ def _operate(arguments: argparse.Namespace) -> int:
         rows = [set_gate(row, False) for row in rows]
     places = [int(at) if at.isdigit() else at for at in arguments.at]
     graft_file(arguments.model, list(zip(arguments.layer, places, rows, strict=True)), arguments.output)
+    return 0
+
+
+def _list_runs(arguments: argparse.Namespace) -> int:
+    from . import runs
+
+    found = runs.find_runs(Path(arguments.folder), lambda line: print(f"yolo-attn: {line}", file=sys.stderr))
+    forms = {"csv": runs.table_csv, "markdown": runs.markdown, "latex": runs.latex}
+    files = {Path(vars(arguments)[form]): make for form, make in forms.items() if vars(arguments)[form]}
+    if not arguments.force:
+        runs.check_absent(files)
+    print(runs.text(found, shutil.get_terminal_size((80, 24)).columns))
+    for file, make in files.items():
+        runs.write(file, make(found))
     return 0
 
 
