@@ -16,11 +16,13 @@ from yolo_attn import shapes
 from yolo_attn.errors import HostError
 from yolo_attn.host import ranks
 
-# The host starts its process group with CUDA devices; a CPU rank differs from it in these two calls only.
+# The host's ranks are CUDA devices: a CPU rank differs from them in how the group starts, in the argument of DDP, and in
+# the device of the last validation.
 WORKER = """
 import json, sys
 import torch, torch.distributed as dist
 from ultralytics import YOLO
+from ultralytics.engine import validator
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import LOCAL_RANK, RANK
 
@@ -33,6 +35,15 @@ class OnCPU(torch.nn.parallel.DistributedDataParallel):
     def __init__(self, module, device_ids=None, **kwargs):
         super().__init__(module, **kwargs)
 
+class Torch:
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def device(self, *_):
+        return torch.device("cpu")
+
+validator.torch = Torch()
+validator.get_torch_device_backend = lambda kind: torch.cpu
 BaseTrainer._setup_ddp = setup
 torch.nn.parallel.DistributedDataParallel = OnCPU
 yolo = YOLO("yolov8n-cbam.yaml")
