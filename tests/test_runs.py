@@ -120,13 +120,13 @@ def test_a_wide_text_table_is_aligned_and_whole(tmp_path: Path) -> None:
     assert ends == {head.index("COCO") + len("COCO")}
 
 
-@pytest.mark.parametrize("width", [80, 60])
+@pytest.mark.parametrize("width", [80, 66])
 def test_a_narrow_table_keeps_every_number(tmp_path: Path, width: int) -> None:
     lines = runs.text(three(tmp_path), width).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("model: yolov8n-cbam; data: a|b_c")
     assert sum(line.count("39.88") for line in lines) == 3
-    assert any("a-very-" in line and "…" in line for line in lines)
+    assert any(line.startswith("a-very") and "…" in line for line in lines)
 
 
 def test_csv_has_every_field_flat(tmp_path: Path) -> None:
