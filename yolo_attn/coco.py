@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from . import coco_cache
 from .coco_images import Images, locate, probe
 from .coco_labels import TASKS, make_labels
-from .coco_table import CocoTable, Id, read_table
+from .coco_rows import short
+from .coco_table import CocoTable, Id, forget, read_table
 from .errors import DataError
 
 _SHOWN = 5
+_LARGE = 100_000  # annotations of a table that is not held in memory once there is an index
 
 
 @dataclass(frozen=True)
@@ -143,15 +147,30 @@ def load_index(
     """
     if task not in TASKS:
         raise DataError(f"{json_path}: task {task!r} cannot be trained from a COCO JSON; known: {', '.join(TASKS)}")
-    table = read_table(json_path, require_annotations=False)
     roots = [str(Path(root).absolute()) for root in image_roots]
-    classes = tuple(categories) if categories is not None else table.categories
-    return _build(table, roots, classes, task, probe(*locate(table.file_names, roots)))
+    classes = None if categories is None else [list(category) for category in categories]
+    known = None
+    if cache:
+        entry = coco_cache.load(coco_cache.make_key(task, coco_cache.fingerprint(json_path), roots, classes))
+        if entry is not None:
+            values, arrays = entry
+            known = Images(tuple(values["paths"]), arrays["states"], arrays["image_sizes"], arrays["is_cut"])
+            paths, states = locate(values["names"], roots)
+            if paths == known.paths and np.array_equal(states, known.states):
+                return _index(str(Path(json_path).absolute()), values, arrays)
+    table = read_table(json_path, require_annotations=False)
+    values, arrays = _entry(table, roots, classes, task, probe(*locate(table.file_names, roots), known))
+    if cache:
+        coco_cache.save(coco_cache.make_key(task, table.fingerprint, roots, classes), values, arrays)
+    if len(table.boxes) > _LARGE:
+        forget(json_path)
+    return _index(table.path, values, arrays)
 
 
-def _build(
-    table: CocoTable, roots: list[str], classes: tuple[tuple[Id, str], ...], task: str, images: Images
-) -> CocoIndex:
+def _entry(
+    table: CocoTable, roots: list[str], classes: list[list[Any]] | None, task: str, images: Images
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what an index is made of, as plain values and arrays that can be written to a file."""
     is_missing = np.array([not path for path in images.paths])
     is_usable = images.sizes.min(1) > 0
     missing = [table.file_names[i] for i in np.flatnonzero(is_missing)]
@@ -161,61 +180,88 @@ def _build(
         where = ", ".join(roots) or "no folder (none of the usual ones exists)"
         raise DataError(
             f"{table.path}: none of the {len(table.file_names)} 'images' can be used ({len(missing)} missing, "
-            f"{len(unreadable)} unreadable); looked for {table.file_names[0]!r} in {where}. Name their folder with "
-            "'images:' in the data YAML"
+            f"{len(unreadable)} unreadable); looked for {short(table.file_names[0])} in {where}. Name their folder "
+            "with 'images:' in the data YAML"
         )
-
-    order: dict[str, int] = {}  # path -> position
-    ids: list[tuple[Id, ...]] = []
-    position = np.full(len(images.paths), -1, dtype=np.int64)
-    first = []
-    for i in np.flatnonzero(is_usable).tolist():
-        place = position[i] = order.setdefault(images.paths[i], len(order))
-        if place < len(ids):
-            ids[place] += (table.image_ids[i],)
-        else:
-            ids.append((table.image_ids[i],))
-            first.append(i)
-    hw = images.sizes[first][:, ::-1].copy()
+    _, position, first = _files(images)
     stated = table.image_sizes
     differs = is_usable & (stated.min(1) > 0) & (stated != images.sizes).any(1)
 
+    classes = classes if classes is not None else [list(category) for category in table.categories]
     class_of = {id_: i for i, (id_, _) in enumerate(classes)}
     of_category = np.array([class_of[id_] for id_, _ in table.categories], dtype=np.int64)
-    labels = make_labels(table, task, position, of_category[table.category_of], hw)
-    starts = np.searchsorted(labels.image, np.arange(len(order) + 1))
+    labels = make_labels(table, task, position, of_category[table.category_of], images.sizes[first][:, ::-1])
+    starts = np.searchsorted(labels.image, np.arange(len(first) + 1))
     counts = {
         **table.counts,
         **labels.counts,
-        "images": len(order),
+        "images": len(first),
         "negatives": int((np.diff(starts) == 0).sum()),
         "boxes": len(labels.cls),
         "missing_images": len(missing),
         "unreadable_images": len(unreadable),
         "cut_images": len(cut),
         "size_differs": int(differs.sum()),
-        "duplicate_images": table.counts["duplicate_images"] + int(is_usable.sum()) - len(order),
+        "duplicate_images": table.counts["duplicate_images"] + int(is_usable.sum()) - len(first),
     }
     named = {"missing_images": missing, "unreadable_images": unreadable, "cut_images": cut}
-    for array in (hw, labels.cls, labels.boxes, starts, labels.points, labels.point_starts, labels.keypoints):
+    values = {
+        "task": task,
+        "classes": classes,
+        "names": table.file_names,
+        "image_ids": table.image_ids,
+        "paths": images.paths,
+        "counts": counts,
+        "named": {key: [_printable(name) for name in names[:_SHOWN]] for key, names in named.items()},
+    }
+    arrays = {
+        "states": images.states,
+        "image_sizes": images.sizes,
+        "is_cut": images.is_cut,
+        "cls": labels.cls,
+        "bboxes": labels.boxes,
+        "starts": starts,
+        "points": labels.points,
+        "point_starts": labels.point_starts,
+        "kpts": labels.keypoints,
+    }
+    return values, arrays
+
+
+def _index(path: str, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> CocoIndex:
+    images = Images(tuple(values["paths"]), arrays["states"], arrays["image_sizes"], arrays["is_cut"])
+    files, position, first = _files(images)
+    ids: list[tuple[Id, ...]] = [()] * len(files)
+    for place, id_ in zip(position.tolist(), values["image_ids"], strict=True):
+        if place >= 0:
+            ids[place] += (id_,)
+    columns = {key: arrays[key] for key in ("cls", "bboxes", "starts", "points", "point_starts", "kpts")}
+    columns["sizes"] = images.sizes[first][:, ::-1].copy()
+    for array in columns.values():
         array.setflags(write=False)
     return CocoIndex(
-        path=table.path,
-        task=task,
-        category_ids=tuple(id_ for id_, _ in classes),
-        names=tuple(name for _, name in classes),
-        files=tuple(order),
+        path=path,
+        task=values["task"],
+        category_ids=tuple(id_ for id_, _ in values["classes"]),
+        names=tuple(name for _, name in values["classes"]),
+        files=tuple(files),
         ids=tuple(ids),
-        sizes=hw,
-        cls=labels.cls,
-        bboxes=labels.boxes,
-        starts=starts,
-        points=labels.points,
-        point_starts=labels.point_starts,
-        kpts=labels.keypoints,
-        counts=counts,
-        named={key: tuple(map(_printable, names[:_SHOWN])) for key, names in named.items()},
+        counts=values["counts"],
+        named={key: tuple(names) for key, names in values["named"].items()},
+        **columns,
     )
+
+
+def _files(images: Images) -> tuple[list[str], np.ndarray, list[int]]:
+    """Return the distinct files that can be read, the place of each entry among them (-1: none), the first of each."""
+    places: dict[str, int] = {}
+    position = np.full(len(images.paths), -1, dtype=np.int64)
+    first: list[int] = []
+    for i in np.flatnonzero(images.sizes.min(1) > 0).tolist():
+        position[i] = places.setdefault(images.paths[i], len(places))
+        if len(first) < len(places):
+            first.append(i)
+    return list(places), position, first
 
 
 def _printable(name: str) -> str:

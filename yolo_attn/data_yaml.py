@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from .cache import VARIABLE, cache_folder
-from .coco_table import Header, Id, header, merge_categories, read_table
+from .coco_cache import read_header
+from .coco_table import Header, Id, merge_categories
 from .data_keypoints import describe_keypoints
 from .errors import DataError, nearest
 
@@ -104,7 +105,7 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
 
     headers = {}
     for split, where in coco.items():
-        headers[split] = header(read_table(where["json"], require_annotations=split != "test"))
+        headers[split] = read_header(where["json"], require_annotations=split != "test")
         where["fingerprint"] = headers[split].fingerprint
     categories = merge_categories(list(headers.values()))
     names = {i: name for i, (_, name) in enumerate(categories)}

@@ -1,0 +1,128 @@
+"""What has been made of COCO files once, kept in the cache folder by content: entries of arrays and plain values.
+
+An entry that is damaged, or that cannot be written, is as good as none: the work is done again, and nobody is told.
+Entries are written beside their place and moved there, so that several processes can read and write at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+from .cache import cache_folder
+from .coco_table import Header, file_state, header, read_table
+from .errors import DataError
+
+_FORMAT = 1
+_MOST_ENTRIES = 64
+_STALE_S = 24 * 3600.0
+_fingerprints: dict[tuple[str, int, int], str] = {}
+
+
+def fingerprint(path: str | Path) -> str:
+    """Return the SHA-256 of a file; one that has not changed is read once per process.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    state = file_state(path)
+    if state not in _fingerprints:
+        digest = hashlib.sha256()
+        try:
+            with Path(state[0]).open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+        except OSError as error:
+            raise DataError(f"{state[0]}: cannot be read: {error.strerror}") from error
+        _fingerprints[state] = digest.hexdigest()
+    return _fingerprints[state]
+
+
+def read_header(path: str | Path, require_annotations: bool = True) -> Header:
+    """Return the header of a COCO JSON; a file whose content has passed all checks before is only hashed.
+
+    Raises:
+        DataError: As ``read_table``.
+    """
+    key = make_key("header", fingerprint(path))
+    entry = load(key)
+    if entry is not None and (entry[0]["is_annotated"] or not require_annotations):
+        found = entry[0]
+        here = file_state(path)[0]
+        return Header(
+            path=here,
+            fingerprint=found["fingerprint"],
+            categories=tuple((id_, name) for id_, name in found["categories"]),
+            is_annotated=found["is_annotated"],
+            keypoint_count=found["keypoint_count"],
+            keypoint_names=tuple(found["keypoint_names"]),
+            pose_problem=found["pose_problem"].replace(found["path"], here, 1),
+        )
+    made = header(read_table(path, require_annotations))
+    save(make_key("header", made.fingerprint), asdict(made), {})
+    return made
+
+
+def make_key(*parts: Any) -> str:
+    """Return the name of an entry that depends on these values, on this version and on what decodes images."""
+    import cv2
+    import PIL
+
+    everything = [_FORMAT, __version__, PIL.__version__, cv2.__version__, *parts]
+    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:32]
+
+
+def load(key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Return values and arrays of an entry, or None if there is no sound one."""
+    try:
+        content = memoryview(_file(key).read_bytes())
+    except OSError:
+        return None
+    if content[:32] != hashlib.sha256(content[32:]).digest():
+        return None
+    with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
+        found = dict(arrays)
+    return json.loads(found.pop("values").tobytes()), found
+
+
+def save(key: str, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write an entry, if the cache folder can be written."""
+    stream = io.BytesIO()
+    everything: dict[str, Any] = {**arrays, "values": np.frombuffer(json.dumps(values).encode(), dtype=np.uint8)}
+    np.savez(stream, **everything)
+    content = stream.getbuffer()
+    file = _file(key)
+    draft = file.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("xb") as output:
+                output.write(hashlib.sha256(content).digest())
+                output.write(content)
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
+        _prune(file.parent)
+
+
+def _file(key: str) -> Path:
+    return cache_folder() / "labels" / f"{key}.bin"
+
+
+def _prune(folder: Path) -> None:
+    """Remove the oldest entries beyond a number, and what killed processes left behind."""
+    by_age = sorted((file.stat().st_mtime, file) for file in folder.iterdir())
+    entries = [file for _, file in by_age if file.suffix == ".bin"]
+    stale = [file for age, file in by_age if file.suffix != ".bin" and age < time.time() - _STALE_S]
+    for file in entries[:-_MOST_ENTRIES] + stale:
+        file.unlink(missing_ok=True)
