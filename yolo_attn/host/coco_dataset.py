@@ -53,7 +53,7 @@ class COCOLabels:
         categories = list(zip(self.data["category_ids"], names, strict=True))
         self.json_file = json_path
         task = "segment" if self.use_segments else "pose" if self.use_keypoints else "detect"
-        self._index = load_index(json_path, split["images"], categories)
+        self._index = load_index(json_path, split["images"], categories, task)
         self.changed_boxes = sum(self._index.counts.get(name, 0) for name in _CHANGED)
         if LOCAL_RANK in {-1, 0}:
             LOGGER.info(f"{self.prefix}{self._index.summary()}")
