@@ -11,7 +11,7 @@ from .coco_eval import MEASURES, PER_CLASS, Evaluation
 from .coco_table import CocoTable
 
 _WHAT = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
-_WIDEST_NAME = 24
+_WIDEST_NAME = 21
 
 
 def render(evaluation: Evaluation) -> str:
@@ -30,10 +30,10 @@ def per_class_table(evaluation: Evaluation) -> str:
         rows.append(_all(evaluation))
     labels = [_clipped(str(row["name"])) for row in rows]
     width = max(len("class"), *map(len, labels))
-    lines = [f"{'class':<{width}} {'images':>7} {'instances':>9}" + "".join(f" {name:>6}" for name in names)]
+    lines = [f"{'class':<{width}} {'images':>6} {'instances':>9}" + "".join(f" {name:>5}" for name in names)]
     for label, row in zip(labels, rows, strict=True):
-        values = "".join(f" {row[name]:6.3f}" if row[name] >= 0 else f" {'-':>6}" for name in names)
-        lines.append(f"{label:<{width}} {row['images']:>7} {row['instances']:>9}{values}")
+        values = "".join(f" {row[name]:5.3f}" if row[name] >= 0 else f" {'-':>5}" for name in names)
+        lines.append(f"{label:<{width}} {row['images']:>6} {row['instances']:>9}{values}")
     return "\n".join(lines)
 
 
@@ -112,23 +112,26 @@ def render_report(
 
 def _reasons(evaluations: Sequence[Evaluation], changed_boxes: int) -> str:
     crowds = max(evaluation.crowds for evaluation in evaluations)
-    reasons = ["COCO matches predictions in order of their score and reads precision in steps, not between them"]
+    reasons = [
+        "COCO reads precision in steps (Ultralytics along lines)",
+        "matches in order of score (older Ultralytics: of overlap)",
+    ]
     if crowds:
         reasons.append(f"takes out what falls on {crowds} crowd region{_s(crowds)}")
     for evaluation in evaluations:
         what = _WHAT[evaluation.kind]
         if evaluation.cut:
             limit = 20 if evaluation.kind == "keypoints" else 100
-            reasons.append(f"takes {limit} {what} per image and class, which leaves out {evaluation.cut}")
+            reasons.append(f"takes {limit} {what} per image and class ({evaluation.cut} left out)")
         if evaluation.kind == "segm":
-            reasons.append("compares masks at the image's own size")
+            reasons.append("compares masks in the image's own pixels")
         if evaluation.kind == "keypoints":
             reasons.append("measures distances by the annotation's own area")
         if evaluation.ignored:
             reasons.append(f"ignores {evaluation.ignored} instance{_s(evaluation.ignored)} without a labelled keypoint")
     if changed_boxes:
         reasons.append(f"has {changed_boxes} box{'es' if changed_boxes > 1 else ''} that the labels clip or drop")
-    return ", ".join(reasons[:-1]) + (" and " if len(reasons) > 1 else "") + reasons[-1]
+    return f"{', '.join(reasons[:-1])} and {reasons[-1]}"
 
 
 def _all(evaluation: Evaluation) -> dict[str, Any]:
