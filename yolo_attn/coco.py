@@ -265,7 +265,7 @@ def _files(images: Images) -> tuple[list[str], np.ndarray, list[int]]:
 
 
 def _printable(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()
+    return name if name.isprintable() else repr(name)
 
 
 def _examples(names: Sequence[str], count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ class _Missing:
 
 
 MISSING: Any = _Missing()
+_BLOCK = 1 << 22
 
 
 class Image(msgspec.Struct, gc=False):
@@ -75,6 +77,7 @@ def quick_rows(content: bytes) -> Rows:
             not of the expected structure; also while the annotations are walked.
     """
     try:
+        _check_utf8(content)
         document = msgspec.json.decode(content, type=_Document)
         images = list(_decoded(document.images, Image))
         categories = list(_decoded(document.categories, Category))
@@ -83,6 +86,15 @@ def quick_rows(content: bytes) -> Rows:
     if isinstance(document.annotations, msgspec.UnsetType):
         return Rows(images, categories, None)
     return Rows(images, categories, _decoded(document.annotations, Annotation))
+
+
+def _check_utf8(content: bytes) -> None:
+    """Raise a ValueError unless the text is UTF-8: the decoder does not look into what it skips."""
+    if not content.isascii():
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for start in range(0, len(content), _BLOCK):
+            decoder.decode(content[start : start + _BLOCK])
+        decoder.decode(b"", final=True)
 
 
 def _decoded(raws: list[msgspec.Raw], kind: type) -> Iterator[Any]:
