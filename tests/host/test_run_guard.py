@@ -110,14 +110,15 @@ def write_gated_model(folder: Path) -> None:
     (folder / "gated.yaml").write_text(text.replace("CBAM, []", "CBAM, [{gate: true}]"), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
 @pytest.mark.parametrize(
     ("moment", "epochs_done"),
     [
-        pytest.param("in the middle of an epoch", 1, marks=pytest.mark.slow),
+        ("in the middle of an epoch", 1),
         ("in the middle of writing a checkpoint", 1),
-        pytest.param("in the middle of stripping a checkpoint", EPOCHS, marks=pytest.mark.slow),
-        pytest.param("in the final validation", EPOCHS, marks=pytest.mark.slow),
+        ("in the middle of stripping a checkpoint", EPOCHS),
+        ("in the final validation", EPOCHS),
     ],
 )
 def test_a_killed_training_resumes(moment: str, epochs_done: int, run, host_settings, tmp_path: Path) -> None:

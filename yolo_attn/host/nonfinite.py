@@ -51,14 +51,15 @@ def diagnose(model: nn.Module, images: Tensor | None, last: Path, autocast: Call
         if images is None:
             return "weights finite; the batch is gone"
         return f"{_first_output(model, images, autocast)} (weights finite)"
-    total = len(model.state_dict())
-    text = f"first non-finite value: {readable(model, bad[0])} ({len(bad)} of {total} tensors of the weights)"
+    weights = f"{len(bad)} of {len(model.state_dict())} tensors of the weights are non-finite"
     if images is None or not last.is_file():
-        return text
+        return f"{weights}, first {readable(model, bad[0])}"
     checkpoint = torch.load(last, map_location="cpu", weights_only=False)
     with _weights(model, checkpoint["ema"].float().state_dict()):
         found = _first_output(model, images, autocast)
-    return f"{text}; on the same batch, with the weights of {last.name} (epoch {checkpoint['epoch'] + 1}): {found}"
+    return (
+        f"{found}, with the weights of {last.name} (epoch {checkpoint['epoch'] + 1}) on the same batch; now {weights}"
+    )
 
 
 def first_output(model: nn.Module, images: Tensor) -> tuple[str, bool] | None:
@@ -109,7 +110,7 @@ def _first_output(model: nn.Module, images: Tensor, autocast: Callable[[], Any])
     with autocast():
         found = first_output(model, images)
     if found is None:
-        return "every layer's output is finite, so look at the loss and at the boxes of the batch"
+        return "no layer's output is non-finite: look at the loss and at the boxes of the batch"
     name, input_is_finite = found
     origin = "" if input_is_finite else ", whose input is non-finite too"
     return f"first non-finite value: output of {readable(model, name)}{origin}"

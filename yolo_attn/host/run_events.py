@@ -33,7 +33,7 @@ class Run:
         folder: Folder of its checkpoints.
         has_attention: Whether the model has one of our layers.
         images: The running batch, as long as the host keeps it.
-        image_files: Its files.
+        image_files: The names of its files.
         clock: When the running epoch began and when its batches were done; empty between epochs.
         reported: The last epoch, from 0, with a report of a non-finite value.
         saved_epoch: The last epoch, from 0, whose checkpoint was written.
@@ -222,7 +222,7 @@ def _remember(preprocess: Function, run: weakref.ref[Run]) -> Function:
         running = run()
         if running is not None and isinstance(batch, Mapping) and isinstance(batch.get("img"), Tensor):
             running.images = weakref.ref(batch["img"])
-            running.image_files = list(batch.get("im_file", ()))
+            running.image_files = [Path(file).name for file in batch.get("im_file", ())]
         return batch
 
     return preprocess_batch
