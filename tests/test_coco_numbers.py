@@ -179,6 +179,10 @@ def test_keypoints_of_people(noise: float, write_people) -> None:
     # 90 objects: numbers 0, 13, 26, ... are crowds, of the others those with a number in 0, 9, 18, ... have no points.
     assert (ours.crowds, ours.ignored, ours.instances) == (7, 9, 74)
     assert ours.notes == ()
+    counted = [n for n in json.loads(path.read_text())["annotations"] if n["num_keypoints"] and not n["iscrowd"]]
+    for row in ours.per_class:
+        images = [n["image_id"] for n in counted if n["category_id"] == row["id"]]
+        assert (row["images"], row["instances"]) == (len(set(images)), len(images))
 
 
 def test_keypoints_of_another_number(write_people) -> None:
@@ -384,7 +388,8 @@ def test_images_and_categories_that_are_asked_for(write_coco) -> None:
     ours = evaluate(read_table(path), found, [3, 1], [3])
     np.testing.assert_allclose(list(ours.numbers.values()), Judge(path, found).run(imgIds=[1, 3], catIds=[3]))
     assert [row["id"] for row in ours.per_class] == [3]
-    assert (ours.images, ours.instances) == (2, 20)
+    assert ours.per_class[0]["AP"] == ours.numbers["AP"] > 0
+    assert (ours.images, ours.instances, ours.cut) == (2, 20, 0)
 
 
 @pytest.mark.parametrize("kind", FIELDS)
@@ -412,14 +417,26 @@ def test_categories_can_be_left_out_of_account(kind: str, write_people) -> None:
     assert moved.numbers == pytest.approx(ours.numbers)
 
 
+def test_without_categories_equal_overlaps_are_ordered_by_category(write_coco) -> None:
+    # The wide guess covers half of either box; the one it takes decides whether the second guess finds its own.
+    boxes = [(1, 3, (0, 0, 10, 10)), (1, 1, (10, 0, 10, 10))]
+    path = write_coco([(1, "a.png")], boxes, info={})
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 10], "score": 0.9},
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.8},
+    ]
+    ours = evaluate(read_table(path), found, [1], use_categories=False)
+    np.testing.assert_allclose(list(ours.numbers.values()), Judge(path, found).run(useCats=0), atol=EXACT)
+
+
 def test_a_category_of_another_split_changes_no_number(write_coco) -> None:
     rng = np.random.default_rng(4)
     boxes = scattered(rng, 30, [1])
     table = read_table(write_coco([(1, "a.png")], boxes))
     found = guesses(boxes, rng)
-    more = [*found, {**found[0], "category_id": 9}]
+    more = [*found, *[{**found[0], "category_id": 9}] * 101]
     assert evaluate(table, more, [1], [1, 3, 9]) == evaluate(table, found, [1], [1, 3])
-    with pytest.raises(DataError, match=r"1 predictions name categories that are not in 'categories' of .*: ids 9"):
+    with pytest.raises(DataError, match=r"101 predictions name categories that are not in 'categories' of .*: ids 9"):
         evaluate(table, more, [1])
 
 
