@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from yolo_attn.coco_eval import MEASURES, NUMBERS, PER_CLASS, Evaluation
-from yolo_attn.coco_report import compare_line, per_class_table, render, render_report, write_csv
-from yolo_attn.coco_table import read_table
+from yolo_attn.coco_report import compare_line, per_class_table, render, write_csv
 
 
 def made(kind: str = "bbox", classes: int = 2, name: str = "class {}") -> Evaluation:
@@ -128,24 +127,3 @@ def test_reasons_are_named_where_they_apply(kind: str, changed: dict, boxes: int
         assert word not in plain
     assert ("the annotation's own area" in plain) == (kind == "keypoints")
     assert "pixels" not in plain and "pixels" in compare_line(made("segm"), OWN).splitlines()[-1]
-
-
-def test_report_says_all_of_it_once(write_coco) -> None:
-    table = read_table(write_coco([(1, "a.png"), (2, "b.png")]))
-    report = {
-        "json": table.path,
-        "images": 1,
-        "ultralytics": OWN,
-        "notes": ["one note"],
-        "predictions": "p.json",
-        "per_class": "c.csv",
-    }
-    evaluations = [made("bbox"), made("keypoints")]
-    text = render_report(report, table, evaluations)
-    for evaluation in evaluations:
-        assert text.count(render(evaluation)) == text.count(per_class_table(evaluation)) == 1
-    assert text.count(compare_line(evaluations, OWN)) == 1
-    assert f"against {table.path} (1 of 2 images)" in text
-    assert text.endswith("Note: one note.\nClasses: c.csv\nPredictions with the JSON's ids: p.json")
-    short = render_report({**report, "images": 2}, table, evaluations, verbose=False)
-    assert "(2 images)" in short and "class 0" not in short

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from .coco_eval import MEASURES, PER_CLASS, Evaluation
-from .coco_table import CocoTable
 
 _WHAT = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 _WIDEST_NAME = 21
@@ -81,33 +80,6 @@ def compare_line(
         lines.append(f"{f'Ultralytics, {what}':>22}{theirs['mAP50']:>11.4f}{theirs['mAP50-95']:>11.4f}")
         lines.append(f"{f'COCO, {what}':>22}{ours['AP50']:>11.4f}{ours['AP']:>11.4f}")
     return "\n".join([*lines, "They differ because " + _reasons(evaluations, changed_boxes) + "."])
-
-
-def render_report(
-    report: Mapping[str, Any], table: CocoTable, evaluations: Sequence[Evaluation], verbose: bool = True
-) -> str:
-    """Return all that a validation has to say: official numbers, classes, comparison, notes and files.
-
-    Args:
-        report: ``json``, ``images``, ``ultralytics`` (see ``compare_line``), ``notes``, ``predictions`` and optionally
-            ``per_class``, the file with the classes.
-        table: The ground truth.
-        evaluations: One of each kind.
-        verbose: Whether to list the classes.
-    """
-    total = len(table.image_ids)
-    part = "" if report["images"] == total else f" of {total}"
-    parts = [f"\nOfficial COCO numbers against {report['json']} ({report['images']}{part} images)"]
-    for evaluation in evaluations:
-        parts += [_WHAT[evaluation.kind].capitalize(), render(evaluation)]
-        if verbose and len(evaluation.per_class) > 1:
-            parts.append(per_class_table(evaluation))
-    parts.append(compare_line(evaluations, report["ultralytics"]))
-    parts += [f"Note: {note}." for note in report["notes"]]
-    if "per_class" in report:
-        parts.append(f"Classes: {report['per_class']}")
-    parts.append(f"Predictions with the JSON's ids: {report['predictions']}")
-    return "\n".join(parts)
 
 
 def _reasons(evaluations: Sequence[Evaluation], changed_boxes: int) -> str:
