@@ -36,6 +36,7 @@ class Run:
         image_files: The names of its files.
         clock: When the running epoch began and when its batches were done; empty between epochs.
         reported: The last epoch, from 0, with a report of a non-finite value.
+        diagnosed: Whether its layer has been looked for; later ones mostly follow from the first.
         saved_epoch: The last epoch, from 0, whose checkpoint was written.
         best_weights: Weights of the best epoch before rounding.
         holds_last: Whether ``last.pt`` is to stay resumable; then its stripped draft waits in ``last_draft``.
@@ -49,6 +50,7 @@ class Run:
     image_files: list[str] = field(default_factory=list)
     clock: dict[str, float] = field(default_factory=dict)
     reported: int = -1
+    diagnosed: bool = False
     saved_epoch: int | None = None
     best_weights: dict[str, Tensor] | None = None
     holds_last: bool = False
@@ -139,10 +141,10 @@ def _check_loss(trainer: Any, run: Run) -> None:
     # The host has just read the losses for its progress line: the device is idle and reading one more costs no wait.
     if run.reported == trainer.epoch or math.isfinite(float(trainer.loss.detach())):
         return
-    first = run.reported < 0
     run.reported = trainer.epoch
     what = f"loss is {float(trainer.loss.detach())}"
-    if first:
+    if not run.diagnosed:
+        run.diagnosed = True
         what += f"; {nonfinite.diagnose(bare(trainer.model), run.images(), Path(trainer.last), _precision(trainer))}"
         if run.image_files:
             what += f"; images: {', '.join(run.image_files[:4])}" + (", ..." if len(run.image_files) > 4 else "")

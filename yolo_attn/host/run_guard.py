@@ -134,6 +134,7 @@ def _is_finite(trainer: Any, run: Run, stack: contextlib.ExitStack) -> bool:
     bad = nonfinite.bad_tensors(average)
     epoch = trainer.epoch + 1
     if bad:
+        run.reported = trainer.epoch
         # An average never loses a NaN; the trained weights may have, where AMP skipped the step.
         live, own = bare(trainer.model).state_dict(), average.state_dict()
         with torch.no_grad():
