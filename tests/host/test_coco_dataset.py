@@ -193,8 +193,8 @@ def test_read_only_image_folders_train_and_cache(user: Path, tmp_path: Path, mon
 
 
 def test_other_tasks_and_missing_splits_are_clear_errors(user: Path) -> None:
-    with pytest.raises(DataError, match=r"data.yaml: COCO JSON trains and validates detect models; this is a segment"):
-        build(user, task="segment")
+    with pytest.raises(DataError, match=r"data.yaml: COCO JSON is for detect, segment, pose models; not for obb models"):
+        build(user, task="obb")
     with pytest.raises(DataError, match=r"the split needed for 'val' is not named; it has train, val"):
         build(user, mode="val", split="test")
 

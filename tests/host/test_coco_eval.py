@@ -78,14 +78,22 @@ def oracle(monkeypatch):
     return replace
 
 
-def small_model(folder: Path, names: dict[int, str], task: str = "detect", **options: Any) -> Path:
-    """Write a checkpoint of an untrained yolov8n with these classes, whose default data no test relies on."""
+def small_model(
+    folder: Path, names: dict[int, str], task: str = "detect", yaml: str = "", spread: float = 0, **options: Any
+) -> Path:
+    """Write a checkpoint of an untrained yolov8n with these classes, whose default data no test relies on.
+
+    With a spread its scores differ from place to place.
+    """
     import torch
     from ultralytics.nn import tasks
 
     kind = {"detect": "DetectionModel", "segment": "SegmentationModel", "pose": "PoseModel"}[task]
     suffix = {"detect": "", "segment": "-seg", "pose": "-pose"}[task]
-    model = getattr(tasks, kind)(f"yolov8n{suffix}.yaml", nc=len(names), verbose=False, **options)
+    model = getattr(tasks, kind)(yaml or f"yolov8n{suffix}.yaml", nc=len(names), verbose=False, **options)
+    for branch in model.model[-1].cv3 if spread else ():
+        torch.nn.init.normal_(branch[-1].weight, std=spread, generator=torch.Generator().manual_seed(0))
+        torch.nn.init.constant_(branch[-1].bias, -1.0)
     model.names, model.args, model.task = names, {}, task
     path = folder / "model.pt"
     torch.save({"model": model, "train_args": {}, "date": "", "version": ""}, path)
@@ -261,6 +269,29 @@ def test_images_without_annotations_get_predictions_to_submit(demo: Path, tmp_pa
     assert "coco" not in record
     predictions = json.loads(Path(record["predictions"]["bbox"]).read_text())
     assert predictions and {p["image_id"] for p in predictions} <= {image["id"] for image in document["images"]}
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "openvino"])
+def test_exported_models_validate_as_their_checkpoint(demo: Path, tmp_path: Path, form: str) -> None:
+    pytest.importorskip(form if form != "torchscript" else "torch")
+    from ultralytics import YOLO
+
+    model = small_model(tmp_path, NAMES, yaml="yolov8n-cbam.yaml", spread=30.0)
+    exported = YOLO(model).export(format=form, imgsz=64)
+    settings = {**FAST, "rect": False, "conf": 0.1, "iou": 1.0}  # without suppression, which ties decide
+    native, record = (coco_run.val(file, demo, **settings) for file in (model, exported))
+    theirs, mine = (json.loads(Path(r["predictions"]["bbox"]).read_text()) for r in (native, record))
+    assert len(mine) == pytest.approx(len(theirs), rel=0.02) and len(mine) > 20
+    table = [
+        np.array([[hash(p["image_id"]), p["category_id"], *p["bbox"], p["score"]] for p in x]) for x in (theirs, mine)
+    ]
+    for row in table[0][table[0][:, -1] > 0.2]:
+        same = table[1][(table[1][:, :2] == row[:2]).all(1)]
+        # OpenVINO may compute in half precision where the processor does.
+        assert (np.abs(same[:, 2:] - row[2:]) <= [1, 1, 1, 1, 0.02]).all(1).any(), row
+    assert record["coco"]["bbox"]["AP50"] == pytest.approx(native["coco"]["bbox"]["AP50"], abs=0.01)
+    path = demo.parent / "annotations/val.json"
+    check(record, path, [image["id"] for image in json.loads(path.read_text())["images"]])
 
 
 def _needs_dict_predictions() -> None:

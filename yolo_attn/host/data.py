@@ -115,7 +115,7 @@ def _check_request(given: dict[str, Any], data: dict[str, Any], settings: Any) -
     file = data.get("yaml_file", "the data description")
     task = getattr(settings, "task", "detect")
     if task not in TASKS or given.get("multi_modal"):
-        raise DataError(f"{file}: COCO JSON is for {', '.join(TASKS)} models; this is a {task} model")
+        raise DataError(f"{file}: COCO JSON is for {', '.join(TASKS)} models; not for {task} models")
     if not given["img_path"]:
         wanted = given.get("mode", "train")
         there = ", ".join(data["coco"])
