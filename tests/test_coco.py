@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from yolo_attn import coco_images
 from yolo_attn.coco import load_index
 from yolo_attn.coco_table import read_table
 from yolo_attn.errors import DataError
@@ -237,3 +238,101 @@ def test_a_changed_file_is_read_again(write_coco, tmp_path: Path) -> None:
     assert len(read_table(path).image_ids) == 1
     write_coco([(1, "a.png"), (2, "b.png")])
     assert len(read_table(path).image_ids) == 2
+
+
+# Images whose header is sound and whose body is not.
+
+
+def _jpeg(write_image, name: str) -> tuple[Path, bytes]:
+    file = write_image(name, (200, 200))
+    return file, file.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.98])
+def test_a_jpeg_that_ends_too_early_is_judged_by_what_the_host_decodes(
+    share, write_coco, write_image, tmp_path: Path
+) -> None:
+    import cv2
+
+    write_image("whole.jpg", (200, 200))
+    file, content = _jpeg(write_image, "cut.jpg")
+    file.write_bytes(content[: int(len(content) * share)])
+    # OpenCV 4 fills what is missing with grey, OpenCV 5 gives nothing; the host reads files this way.
+    is_read = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) is not None
+    path = write_coco([(1, "cut.jpg"), (2, "whole.jpg")], [(i, 1, (0, 0, 4, 4)) for i in (1, 2)])
+    index = load_index(path, [tmp_path])
+    assert index.counts["cut_images"] == is_read
+    assert index.counts["unreadable_images"] == 1 - is_read
+    assert index.counts["boxes"] == 1 + is_read
+    assert "cut.jpg)" in index.summary()
+
+
+def test_a_cut_jpeg_that_can_be_decoded_is_used_and_counted(
+    write_coco, write_image, tmp_path: Path, monkeypatch
+) -> None:
+    file, content = _jpeg(write_image, "cut.jpg")
+    file.write_bytes(content[:-500])
+    monkeypatch.setattr(coco_images, "_decoded_size", lambda file: (200, 200))
+    index = load_index(write_coco([(1, "cut.jpg", (200, 200))], [(1, 1, (0, 0, 4, 4))]), [tmp_path], cache=False)
+    assert index.counts["cut_images"] == index.counts["boxes"] == 1
+    assert f"1 JPEG files that end too early, used as far as they go ({file})" in index.summary()
+
+
+def test_a_jpeg_that_opencv_cannot_read_is_unreadable(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("whole.jpg", (200, 200))
+    file, content = _jpeg(write_image, "cut.jpg")
+    file.write_bytes(content[: content.index(b"\xff\xda")])  # nothing left of the picture itself
+    index = load_index(write_coco([(1, "cut.jpg"), (2, "whole.jpg")], [(1, 1, (0, 0, 4, 4))]), [tmp_path])
+    assert (index.counts["unreadable_images"], index.counts["cut_images"], index.counts["lost_boxes"]) == (1, 0, 1)
+
+
+def test_a_jpeg_with_data_after_its_end_is_whole(write_coco, write_image, tmp_path: Path) -> None:
+    file, content = _jpeg(write_image, "a.jpg")
+    file.write_bytes(content + b"camera maker's own data" * 100)
+    assert load_index(write_coco([(1, "a.jpg", (200, 200))]), [tmp_path]).counts["cut_images"] == 0
+
+
+def test_thousands_of_boxes_in_one_image(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png")
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform((0, 0, 1, 1), (30, 10, 10, 10), (5000, 4)).tolist()
+    index = load_index(write_coco([(1, "a.png")], [(1, 3, box) for box in boxes]), [tmp_path])
+    centres = np.array(boxes)[:, :2] + np.array(boxes)[:, 2:] / 2
+    np.testing.assert_allclose(index.labels(0)[1][:, :2] * [40, 20], centres, rtol=1e-5)
+
+
+def test_every_row_of_the_file_is_in_the_labels_or_in_a_count(write_coco, write_image, tmp_path: Path) -> None:
+    for name in "ab":
+        write_image(f"{name}.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    images = [(1, "a.png"), (1, "a.png"), (2, "a.png"), (3, "b.png"), (4, "bad.png"), (5, "gone.png"), (6, "gone.png")]
+    crowd, box = {"iscrowd": 1}, (1, 1, 5, 5)
+    annotations = [
+        (1, 1, box), (2, 1, box), (3, 1, (1, 1, 0, 5)), (3, 1, (90, 90, 5, 5)), (4, 1, box), (5, 3, box),
+        (6, 1, box, crowd), (3, 1, box, crowd), (77, 1, box), (3, 77, box), (77, 77, box), (3, 3, box),
+    ]  # fmt: skip
+    c = load_index(write_coco(images, annotations), [tmp_path]).counts
+    assert c["images"] + c["duplicate_images"] + c["missing_images"] + c["unreadable_images"] == len(images)
+    assert (c["images"], c["duplicate_images"], c["missing_images"], c["unreadable_images"]) == (2, 2, 2, 1)
+    lost = ("crowd", "lost_boxes", "degenerate", "duplicate_boxes", "unknown_image", "unknown_category")
+    assert [c[key] for key in lost] == [2, 2, 2, 1, 2, 1]
+    assert c["boxes"] + sum(c[key] for key in lost) == len(annotations)
+
+
+def test_a_list_of_test_images_has_no_annotations(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png")
+    path = write_coco([(1, "a.png")], None)
+    table = read_table(path, require_annotations=False)
+    assert not table.is_annotated
+    assert table.boxes.shape == (0, 4)
+    assert load_index(path, [tmp_path]).counts["boxes"] == 0
+    with pytest.raises(DataError, match=r"train.json: key 'annotations' is missing; .*'images', 'categories'"):
+        read_table(path)
+
+
+def test_a_crowd_flag_that_is_none_is_an_error(write_coco) -> None:
+    path = write_coco(
+        [(1, "a.png")], [(1, 1, (0, 0, 4, 4), {"iscrowd": flag}) for flag in (0, 1, True, None, "yes", 2)]
+    )
+    with pytest.raises(DataError, match=r"'iscrowd' must be 0 or 1; 2 of 6 .* number 4 .*'yes'"):
+        read_table(path)

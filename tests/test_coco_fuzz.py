@@ -35,7 +35,7 @@ def _document() -> dict[str, Any]:
         [polygon],
         [polygon, [20, 5, 30, 5, 25, 15]],
         {"size": [20, 40], "counts": [45, 10, 10, 10, 725]},
-        {"size": [20, 40], "counts": "]1::::eg0"},
+        {"size": [20, 40], "counts": "]6::00000000000000000N2002N00000000000000S6"},
         [],
         [polygon],
         {"size": [20, 40], "counts": [0, 800]},
