@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-MODEL = "yolov8n-cbam.yaml"
 EPOCHS = 3
 # Each makes one moment last: it says so on standard output and waits to be killed.
 MOMENTS = {
@@ -130,9 +129,11 @@ def test_a_killed_training_resumes(moment: str, epochs_done: int, run, host_sett
     assert last["epoch"] == epochs_done - 1
     assert json.loads((folder / "run.json").read_text())["state"] == "running"
 
-    done = run("python", "-c", RESUME)
     if epochs_done < EPOCHS:
-        assert f"COMPARED {epochs_done}" in done.stdout
+        assert f"COMPARED {epochs_done}" in run("python", "-c", RESUME).stdout
+    else:
+        done = run("yolo", "train", "resume", f"model={weights / 'last.pt'}")
+        assert f"All {EPOCHS} epochs of" in done.stdout + done.stderr
     with (folder / "results.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == [str(epoch + 1) for epoch in range(EPOCHS)]
     record = json.loads((folder / "run.json").read_text())
