@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
+import math
 import os
 import time
 from dataclasses import asdict
@@ -24,6 +24,8 @@ from .coco_table import Header, file_state, header, read_table
 from .errors import DataError
 
 _FORMAT = 1
+_DIGEST = 32  # bytes of a SHA-256
+_ALIGNED = 64
 _MOST_ENTRIES = 64
 _STALE_S = 24 * 3600.0
 _fingerprints: dict[tuple[str, int, int], str] = {}
@@ -83,36 +85,57 @@ def make_key(*parts: Any) -> str:
 
 
 def load(key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Return values and arrays of an entry, or None if there is no sound one."""
+    """Return values and arrays of an entry, or None if there is no sound one. The arrays cannot be written to."""
     try:
-        content = memoryview(_file(key).read_bytes())
+        content = _file(key).read_bytes()
     except OSError:
         return None
-    if content[:32] != hashlib.sha256(content[32:]).digest():
+    body = memoryview(content)[_DIGEST:]
+    if content[:_DIGEST] != hashlib.sha256(body).digest():
         return None
-    with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
-        found = dict(arrays)
-    return json.loads(found.pop("values").tobytes()), found
+    said = json.loads(content[int.from_bytes(body[:8], "little") :])
+    arrays = {
+        name: np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape)
+        for name, (dtype, shape, start) in said["arrays"].items()
+    }
+    return said["values"], arrays
 
 
 def save(key: str, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write an entry, if the cache folder can be written."""
-    stream = io.BytesIO()
-    everything: dict[str, Any] = {**arrays, "values": np.frombuffer(json.dumps(values).encode(), dtype=np.uint8)}
-    np.savez(stream, **everything)
-    content = stream.getbuffer()
     file = _file(key)
     draft = file.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with draft.open("xb") as output:
-                output.write(hashlib.sha256(content).digest())
-                output.write(content)
+                output.writelines(_blocks(values, arrays))
             draft.replace(file)
         finally:
             draft.unlink(missing_ok=True)
         _prune(file.parent)
+
+
+def _blocks(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[bytes | memoryview]:
+    """Return an entry: digest of what follows, place of the last block, the arrays, and where they and the values are.
+
+    Every block but the last is a multiple of ``_ALIGNED`` bytes long.
+    """
+    blocks: list[bytes | memoryview] = [b""]
+    places, end = {}, _ALIGNED
+    for name, array in arrays.items():
+        plain = np.ascontiguousarray(array)
+        places[name] = plain.dtype.str, plain.shape, end
+        padding = -plain.nbytes % _ALIGNED
+        blocks += [plain.ravel().view(np.uint8).data, bytes(padding)]
+        end += plain.nbytes + padding
+    blocks.append(json.dumps({"values": values, "arrays": places}).encode())
+    start = end.to_bytes(8, "little") + bytes(_ALIGNED - _DIGEST - 8)
+    digest = hashlib.sha256(start)
+    for block in blocks:
+        digest.update(block)
+    blocks[0] = digest.digest() + start
+    return blocks
 
 
 def _file(key: str) -> Path:
