@@ -251,10 +251,12 @@ def test_a_full_disk_leaves_nothing_behind(data, cache, monkeypatch) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_old_entries_and_what_killed_processes_left_are_removed(data, cache, monkeypatch) -> None:
-    monkeypatch.setattr(coco_cache, "_MOST_ENTRIES", 2)
+@pytest.mark.parametrize("limit", ["_MOST_ENTRIES", "_MOST_BYTES"])
+def test_old_entries_and_what_killed_processes_left_are_removed(limit, data, cache, monkeypatch) -> None:
     path = data()
     _load(path)
+    (entry,) = cache.iterdir()
+    monkeypatch.setattr(coco_cache, limit, 2 if limit == "_MOST_ENTRIES" else int(2.7 * entry.stat().st_size))
     stale, fresh = cache / "x.1.2", cache / "y.1.2"
     for age, file in enumerate((stale, fresh, *cache.glob("*.bin"))):
         file.touch()

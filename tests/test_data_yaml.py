@@ -54,6 +54,22 @@ def test_images_are_looked_for_in_the_usual_folders(write_coco, write_image, tmp
 
 
 @pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("instances_val2017", "val2017"),
+        ("person_keypoints_train2017", "train2017"),
+        ("image_info_test-dev2017", "test2017"),
+        ("other", "other"),
+    ],
+)
+def test_usual_folders_know_the_names_of_coco_s_own_files(name, folder, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / "annotations").mkdir()
+    found = data_yaml.usual_folders(tmp_path / "annotations" / f"{name}.json", "val")
+    assert found == [tmp_path / folder, tmp_path / "annotations"]
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"train": "no.json"}, "'train: no.json': no such file"),

@@ -92,7 +92,7 @@ class CocoIndex:
             f"{c['boxes']} boxes, {len(self.names)} classes"
         ]
         for key, phrase in _PHRASES.items():
-            if c.get(key):
+            if c.get(key) and (key != "bad_polygons" or self.task == "segment"):
                 parts.append(f"{c[key]} {phrase}" + _examples(self.named.get(key, ()), c[key]))
         return "; ".join(parts)
 

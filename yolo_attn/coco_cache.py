@@ -27,6 +27,7 @@ _FORMAT = 1
 _DIGEST = 32  # bytes of a SHA-256
 _ALIGNED = 64
 _MOST_ENTRIES = 64
+_MOST_BYTES = 4_000_000_000
 _STALE_S = 24 * 3600.0
 _fingerprints: dict[tuple[str, int, int], str] = {}
 
@@ -143,9 +144,14 @@ def _file(key: str) -> Path:
 
 
 def _prune(folder: Path) -> None:
-    """Remove the oldest entries beyond a number, and what killed processes left behind."""
-    by_age = sorted((file.stat().st_mtime, file) for file in folder.iterdir())
-    entries = [file for _, file in by_age if file.suffix == ".bin"]
-    stale = [file for age, file in by_age if file.suffix != ".bin" and age < time.time() - _STALE_S]
-    for file in entries[:-_MOST_ENTRIES] + stale:
-        file.unlink(missing_ok=True)
+    """Remove the oldest entries beyond a number and a size, and what killed processes left behind."""
+    by_age = sorted(((file.stat(), file) for file in folder.iterdir()), key=lambda item: -item[0].st_mtime)
+    count = size = 0
+    for stat, file in by_age:
+        if file.suffix == ".bin":
+            count, size = count + 1, size + stat.st_size
+            is_too_much = count > 1 and (count > _MOST_ENTRIES or size > _MOST_BYTES)
+        else:
+            is_too_much = stat.st_mtime < time.time() - _STALE_S
+        if is_too_much:
+            file.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def usual_folders(json_path: Path, split: str) -> list[Path]:
     ``ann/../train``, ``ann/images/train``, ``ann``, ``ann/images`` and ``ann/../images``.
     """
     here, up = json_path.parent, json_path.parent.parent
-    stem = json_path.stem.removeprefix("instances_")
+    # COCO's own names: instances_val2017, person_keypoints_val2017, image_info_test-dev2017 with images in test2017.
+    stem = re.sub("^(instances|person_keypoints|image_info)_", "", json_path.stem).replace("-dev", "")
     folders = [
         up / "images" / split, up / "images" / stem, up / stem, up / split, here / "images" / split,
         here, here / "images", up / "images",
