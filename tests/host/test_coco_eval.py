@@ -257,6 +257,18 @@ def test_keypoints_are_judged_as_pycocotools_does(demo: Path, tmp_path: Path, or
     assert set(trained["coco"]) == {"bbox", "keypoints"}
 
 
+def test_a_category_that_only_the_training_split_has_changes_no_number(demo: Path, tmp_path: Path, oracle) -> None:
+    oracle(4)
+    path = demo.parent / "annotations/train.json"
+    document = json.loads(path.read_text())
+    document["categories"].append({"id": 2001, "name": "hexagon"})
+    path.write_text(json.dumps(document))
+    record = coco_run.val(small_model(tmp_path, {0: "circle", 1: "hexagon", 2: "square", 3: "triangle"}), demo, **FAST)
+    path = demo.parent / "annotations/val.json"
+    check(record, path, [image["id"] for image in json.loads(path.read_text())["images"]])
+    assert 0.03 < record["coco"]["bbox"]["AP"] < 0.95
+
+
 def test_images_without_annotations_get_predictions_to_submit(demo: Path, tmp_path: Path, oracle) -> None:
     path = demo.parent / "annotations/val.json"
     document = json.loads(path.read_text())

@@ -142,7 +142,8 @@ class Official:
         }
         if table.is_annotated:
             classes = self.args.classes
-            chosen = None if classes is None else [self.data["category_ids"][c] for c in _as_list(classes)]
+            ids = self.data["category_ids"]
+            chosen = ids if classes is None else [ids[c] for c in _as_list(classes)]
             sizes = {id_: dataset.true_sizes[file] for file in dataset.im_files for id_ in dataset.image_ids[file]}
             sigmas = self.data.get("kpt_oks_sigmas")
             use_categories = not self.args.single_cls
