@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolo_attn.layers import BAM, CAA, CBAM, CPCA, SE, CoordAtt
+from yolo_attn import registry
+from yolo_attn.layers import BAM, CAA, CBAM, CPCA, SE, CoordAtt, _convolution, _mean
+from yolo_attn.layers._box import box_mean
+from yolo_attn.layers._convolution import convolve
+from yolo_attn.layers._eager import is_eager_cpu
 from yolo_attn.layers._maximum import channel_max, global_max
 
 LIMIT = 1e-11  # float64 noise of other summation orders, relative to the largest entry; a mistake moves 1e-4 and more
@@ -359,6 +363,135 @@ def test_a_spatial_gate_prefers_one_of_equal_channels() -> None:
     x = torch.ones(1, 6, 1, 1, dtype=torch.float64, requires_grad=True)
     randomise(CBAM(6).spatial_attention)(x).sum().backward()
     assert sorted(x.grad.unique(return_counts=True)[1].tolist()) == [1, 5]
+
+
+# ---------------------------------------------------------------------------------------------- paths of the eager CPU
+
+
+def derivatives(function: Callable[[Tensor], Tensor], inputs: list[Tensor], w: Tensor) -> list[Tensor]:
+    """Return the output, its gradients, and the gradients of a square of those."""
+    y = function(inputs[0])
+    first = torch.autograd.grad(y, inputs, w, create_graph=True)
+    second = torch.autograd.grad(sum((g**2).sum() for g in first), inputs[:2], allow_unused=True)
+    return [y, *first, *(g for g in second if g is not None)]
+
+
+@pytest.fixture
+def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small maps take the path of large ones."""
+    monkeypatch.setattr(_convolution, "_LARGE_MAP", 1)
+
+
+@pytest.mark.usefixtures("every_size")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "groups", "size"),
+    [
+        ((7, 7), 1, 1, (5, 4)),
+        ((3, 3), 2, 1, (6, 9)),
+        ((1, 7), 1, 4, (6, 9)),
+        ((1, 3), 1, 4, (2, 40)),  # a map far wider than the row
+        ((1, 5), 2, 4, (3, 12)),
+        ((1, 21), 1, 4, (12, 5)),
+        ((1, 21), 1, 4, (1, 1)),
+        ((21, 1), 1, 4, (12, 5)),
+        ((21, 1), 1, 4, (5, 30)),
+    ],
+)
+def test_convolve_has_all_derivatives_of_the_convolution(
+    kernel: tuple[int, int], dilation: int, groups: int, size: tuple[int, int], bias: bool
+) -> None:
+    padding = tuple(k // 2 * dilation for k in kernel)
+    conv = nn.Conv2d(4, 4 if groups > 1 else 3, kernel, 1, padding, dilation, groups, bias).double()
+    x = features(2, 4, *size).requires_grad_()
+    w = features(2, conv.out_channels, *size).flip(0)
+    inputs = [x, *conv.parameters()]
+    assert "_Convolution" in convolve(conv, x).grad_fn.name()
+    plain = derivatives(conv, inputs, w)
+    for actual, expected in zip(derivatives(lambda x: convolve(conv, x), inputs, w), plain, strict=True):
+        assert distance(actual, expected) < LIMIT
+    with torch.no_grad():
+        assert distance(convolve(conv, x), conv(x)) < LIMIT
+
+
+@pytest.mark.usefixtures("every_size")
+def test_convolve_calls_a_module_that_is_hooked_replaced_or_cast() -> None:
+    conv, x = nn.Conv2d(4, 4, (1, 7), padding=(0, 3), groups=4), torch.randn(1, 4, 6, 6)
+    assert "_Convolution" in convolve(conv, x).grad_fn.name()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolve(conv, x).dtype == torch.bfloat16
+    calls: list[int] = []
+    handle = conv.register_forward_hook(lambda *_: calls.append(1))
+    convolve(conv, x)
+    assert calls == [1]
+    handle.remove()
+
+    class Doubled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    doubled = Doubled(4, 4, (1, 7), padding=(0, 3), groups=4)
+    doubled.load_state_dict(conv.state_dict())
+    assert torch.allclose(convolve(doubled, x), 2 * conv(x))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (12, 5)], ids=str)
+def test_box_mean_has_all_derivatives_of_the_pooling(size: tuple[int, int]) -> None:
+    x, w = features(2, 3, *size).requires_grad_(), features(2, 3, *size).flip(0)
+
+    def pool(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 7, stride=1, padding=3)
+
+    square = [derivatives(lambda x, f=f: f(x) ** 2, [x], w) for f in (box_mean, pool)]
+    for actual, expected in zip(*square, strict=True):
+        assert distance(actual, expected) < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("mean", "dims"),
+    [(_mean.global_mean, (2, 3)), (_mean.channel_mean, (1,)), (_mean.row_mean, (3,)), (_mean.column_mean, (2,))],
+)
+def test_means(mean: Callable[[Tensor], Tensor], dims: tuple[int, ...]) -> None:
+    x = features(2, 3, 4, 5).requires_grad_()
+    w = features(2, 3, 4, 5).mean(dims, keepdim=True)
+    plain = derivatives(lambda x: x.mean(dims, keepdim=True) ** 2, [x], w)
+    for actual, expected in zip(derivatives(lambda x: mean(x) ** 2, [x], w), plain, strict=True):
+        assert distance(actual, expected) < LIMIT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mean_does_not_overflow_where_the_sum_would(dtype: torch.dtype) -> None:
+    x = torch.full((1, 2, 100, 100), 30.0, dtype=dtype)
+    assert _mean.global_mean(x).dtype == dtype
+    assert torch.equal(_mean.global_mean(x), torch.full((1, 2, 1, 1), 30.0, dtype=dtype))
+
+
+def test_traces_compilers_and_simulations_get_the_plain_form() -> None:
+    seen: list[bool] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(is_eager_cpu(x))
+        return x + 1
+
+    look(torch.ones(2))
+    torch.jit.trace(look, torch.ones(2), check_trace=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        look(torch.ones(2))
+    look(torch.ones(2, dtype=torch.bfloat16))
+    look(nn.Parameter(torch.ones(2)).to("meta"))
+    assert seen == [True, False, False, False, False]
+    compiled = torch.compile(lambda x: x + 1 if is_eager_cpu(x) else x + 2, backend="eager", fullgraph=True)
+    assert compiled(torch.ones(2)).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("name", ["SE", "CBAM", "BAM", "CoordAtt", "CAA", "CPCA", "CrissCross"])
+def test_a_compiled_layer_is_one_graph_and_agrees(name: str) -> None:
+    layer = registry.create(name, 8).double().eval()
+    x = features(1, 8, 33, 34).requires_grad_()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    one, other = ((y, *torch.autograd.grad(y.sum(), x)) for y in (compiled(x), layer(x)))
+    for actual, expected in zip(one, other, strict=True):
+        assert distance(actual, expected) < LIMIT
 
 
 # -------------------------------------------------------------------------------------------------------- arguments

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._mean import global_mean
 from ._norm import batch_norm
 
 
@@ -29,7 +30,7 @@ class _ChannelBranch(nn.Module):
         self.ca["last_fc"] = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        a = x.mean((2, 3))  # (B, C)
+        a = global_mean(x).flatten(1)  # (B, C)
         for j in range(self.num_layers):
             a = F.relu(batch_norm(self.ca[f"bn_{j}"], self.ca[f"fc_{j}"](a)))  # (B, K)
         return self.ca["last_fc"](a)[:, :, None, None]  # (B, C, 1, 1)
@@ -98,7 +99,7 @@ class BAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         c, s = self.ca(x), self.sa(x)
         gate = (c + s if self.combine == "sum" else c * s).sigmoid()  # (B, C, H, W)
-        return x + x * gate
+        return x * (1 + gate)
 
     def extra_repr(self) -> str:
         return (

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._box import box_mean
+from ._convolution import convolve
 from ._norm import batch_norm
 
 
@@ -67,10 +69,9 @@ class CAA(nn.Module):
         self.conv2 = _ConvNormAct(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Two means over 7 in a row are the 7x7 mean, zeros of the padding counted; the square one reads more.
-        u = F.avg_pool2d(x, (1, 7), stride=1, padding=(0, 3))
-        u = F.avg_pool2d(u, (7, 1), stride=1, padding=(3, 0))
-        gate = self.conv2(self.v_conv(self.h_conv(self.conv1(u)))).sigmoid().to(x.dtype)
+        u = self.conv1(box_mean(x))
+        u = self.v_conv(convolve(self.h_conv, u))
+        gate = self.conv2(u).sigmoid().to(x.dtype)
         return gate if self.gate_only else x * gate
 
     def extra_repr(self) -> str:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._convolution import convolve
 from ._maximum import channel_max, global_max
+from ._mean import channel_mean, global_mean
 from ._norm import batch_norm
 
 
@@ -27,7 +29,7 @@ class _ChannelGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat([global_max(x), x.mean((2, 3), keepdim=True)], 3)  # (B, C, 1, 2)
+        pooled = torch.cat([global_max(x), global_mean(x)], 3)  # (B, C, 1, 2)
         squeeze, relu, expand = self.se_block
         hidden = relu(squeeze(pooled)).sum(3, keepdim=True)  # (B, K, 1, 1)
         # The last layer is linear: once on the sum is twice on the parts, but for its bias, which counts twice.
@@ -46,7 +48,7 @@ class _SpatialGate(nn.Module):
         self.bn = nn.BatchNorm2d(1, momentum=0.01) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.conv(torch.cat([channel_max(x), x.mean(1, keepdim=True)], 1))  # (B, 1, H, W)
+        logits = convolve(self.conv, torch.cat([channel_max(x), channel_mean(x)], 1))  # (B, 1, H, W)
         if self.bn is not None:
             logits = batch_norm(self.bn, logits)
         return logits.sigmoid().to(x.dtype)

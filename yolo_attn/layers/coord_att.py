@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._mean import column_mean, row_mean
 
 
 class CoordAtt(nn.Module):
@@ -48,8 +49,8 @@ class CoordAtt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.shape[2]
-        rows = x.mean(3, keepdim=True)  # (B, C, H, 1)
-        columns = x.mean(2, keepdim=True).transpose(2, 3)  # (B, C, W, 1)
+        rows = row_mean(x)  # (B, C, H, 1)
+        columns = column_mean(x).transpose(2, 3)  # (B, C, W, 1)
         # One batch norm sees both strips, so they must pass it together: at least two values per channel.
         t = F.hardswish(self.bn1(self.conv1(torch.cat([rows, columns], 2))))  # (B, K, H + W, 1)
         gate_h = self.conv_h(t[:, :, :h]).sigmoid()  # (B, C, H, 1)

@@ -54,14 +54,14 @@ class CrissCross(nn.Module):
         return x
 
     def _attend(self, x: Tensor) -> Tensor:
-        h = x.shape[2]
+        h, w = x.shape[2:]
         # With the channels last in memory every product below reads its operands in order.
         pixels = x.contiguous(memory_format=torch.channels_last)
         q, k, v = (conv(pixels).permute(0, 2, 3, 1) for conv in (self.query_conv, self.key_conv, self.value_conv))
-        weights = self._weights(q, k).to(v.dtype)  # (B, H, W, H + W)
-        column = weights[..., :h].transpose(1, 2) @ v.transpose(1, 2)  # (B, W, H, C)
-        row = weights[..., h:] @ v  # (B, H, W, C)
-        o = (column.transpose(1, 2) + row).permute(0, 3, 1, 2)  # (B, C, H, W)
+        # (B, H, W, H) and (B, H, W, W); the gradients of a split are joined, those of two slices filled up and added.
+        columns, rows = self._weights(q, k).to(v.dtype).split((h, w), 3)
+        column = columns.transpose(1, 2) @ v.transpose(1, 2)  # (B, W, H, C)
+        o = (column.transpose(1, 2) + rows @ v).permute(0, 3, 1, 2)  # (B, C, H, W)
         return (x + self.gamma.to(o.dtype) * o).to(x.dtype)
 
     @staticmethod

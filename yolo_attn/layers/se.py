@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._mean import global_mean
 
 
 class SE(nn.Module):
@@ -47,7 +48,7 @@ class SE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc(x.mean((2, 3)))  # (B, C)
+        gate = self.fc(global_mean(x).flatten(1))  # (B, C)
         return x * gate[:, :, None, None]
 
     def extra_repr(self) -> str:

@@ -1,0 +1,27 @@
+"""When a computation may be chosen for what the eager CPU kernels do well.
+
+Exporters and compilers record what they see and choose kernels themselves, so they get the plain form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_eager(x: Tensor) -> bool:
+    """Tell whether operations on ``x`` run at once, rather than being traced, compiled or only simulated."""
+    is_compiling = getattr(torch.compiler, "is_compiling", None)  # PyTorch 2.1 has none
+    return not (torch.jit.is_tracing() or (is_compiling is not None and is_compiling())) and type(x) is Tensor
+
+
+def is_eager_cpu(x: Tensor) -> bool:
+    """Tell whether operations on ``x`` run at once, on the CPU and in its precision, float32 or float64."""
+    return x.device.type == "cpu" and x.dtype.itemsize >= 4 and is_eager(x) and not _is_autocast()
+
+
+def _is_autocast() -> bool:
+    try:
+        return torch.is_autocast_enabled("cpu")
+    except TypeError:  # before PyTorch 2.4
+        return torch.is_autocast_cpu_enabled()
