@@ -155,6 +155,14 @@ def _shadow_image(path: Path, write_image: Callable[..., Path]) -> dict[str, Any
     return {"image_roots": roots}
 
 
+def _move_image(path: Path, write_image: Callable[..., Path]) -> dict[str, Any]:
+    roots = [path.parent.parent / "first", path.parent.parent / "im"]
+    load_index(path, roots)
+    roots[0].mkdir()
+    (roots[1] / "a.png").rename(roots[0] / "a.png")
+    return {"image_roots": roots}
+
+
 def _other_roots(path: Path, write_image: Callable[..., Path]) -> dict[str, Any]:
     write_image("other/a.png", (60, 20))
     return {"image_roots": [path.parent.parent / "other"]}
@@ -169,8 +177,8 @@ def _other_categories(path: Path, write_image: Callable[..., Path]) -> dict[str,
 
 
 CHANGES = [
-    _change_json, _change_image, _touch_image, _remove_image, _add_image, _shadow_image, _other_roots, _other_task,
-    _other_categories,
+    _change_json, _change_image, _touch_image, _remove_image, _add_image, _shadow_image, _move_image, _other_roots,
+    _other_task, _other_categories,
 ]  # fmt: skip
 
 

@@ -191,7 +191,7 @@ def test_each_object_gets_one_outline_and_the_box_around_it(write_coco, write_im
 
 def test_objects_without_a_usable_mask_are_outlined_by_their_box(write_coco, write_image) -> None:
     write_image("a.png")
-    other_size = {"size": [40, 20], "counts": [45, 10, 745]}
+    other_size = {"size": [40, 20], "counts": [40, 400, 360]}
     outside = [[100, 100, 120, 100, 120, 120]]
     pixel = {"size": [20, 40], "counts": [45, 1, 754]}
     masks = [None, [], "x", other_size, outside, pixel, [SQUARE]]
