@@ -86,7 +86,7 @@ def test_a_batch_that_is_not_finite_is_named(model: nn.Module) -> None:
 def test_looking_changes_nothing(model: nn.Module, training: bool) -> None:
     model.train(training)
     model.model[3].bn.eval()
-    model.model[5].add_module("drop", nn.Dropout())
+    model.model[5].act = nn.Dropout()
     model.model[22].cv1.act = Ruin()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]

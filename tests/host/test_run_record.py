@@ -85,8 +85,10 @@ def listening(trainer: Any) -> bool:
     return any(callback in ours for callbacks in trainer.callbacks.values() for callback in callbacks)
 
 
-def test_a_finished_run_is_recorded(train: Train, data: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_recorded(train: Train, data: Path, tmp_path: Path, monkeypatch) -> None:
     states: list[Any] = []
+    said: list[str] = []
+    monkeypatch.setattr(LOGGER, "warning", lambda text, *args: said.append(str(text)))
     trainer = train(on_fit_epoch_end=lambda trainer: states.append(record(tmp_path)["state"]))
     made = record(tmp_path)
     assert set(states) == {"running"} and made["state"] == "finished" and made["reason"] is None
@@ -113,6 +115,7 @@ def test_a_finished_run_is_recorded(train: Train, data: Path, tmp_path: Path) ->
     assert made["best_epoch"] == best[-1]
     assert sorted(file.name for file in (tmp_path / "run" / "weights").iterdir()) == ["best.pt", "last.pt"]
     assert not listening(trainer) and "preprocess_batch" not in vars(trainer)
+    assert not [text for text in said if "yolo-attn" in text]
 
 
 def test_a_run_that_is_not_ours_is_left_alone(train: Train, tmp_path: Path) -> None:
@@ -232,7 +235,13 @@ def test_a_resumed_run_goes_on_with_its_record(train: Train, tmp_path: Path) -> 
             with trainer.csv.open("a") as file:
                 file.write("2," + ",".join("9" for _ in trainer.csv.read_text().splitlines()[0].split(",")[1:]) + "\n3")
             (trainer.wdir / ".unfinished").mkdir()
-            (trainer.wdir / ".unfinished" / "last.pt").write_bytes(b"half")
+            (trainer.wdir / ".unfinished" / "epoch7.pt").write_bytes(b"half")
+            lost = record(tmp_path)
+            lost["epochs"].append(lost["epochs"][0] | {"epoch": 2, "fitness": 2.0})
+            lost["problems"] = [{"epoch": 1, "what": "kept"}, {"epoch": 2, "what": "lost"}]
+            run_events.runs[trainer].record.fields.update(
+                epochs=lost["epochs"], problems=lost["problems"], best_epoch=2
+            )
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -246,7 +255,7 @@ def test_a_resumed_run_goes_on_with_its_record(train: Train, tmp_path: Path) -> 
     assert after["state"] == "finished" and after["reason"] is None and after["resumed_at"] == [2]
     assert [row["epoch"] for row in after["epochs"]] == [1, 2, 3] and after["epochs"][0] == before["epochs"][0]
     assert after["times"]["started"] == before["times"]["started"]
-    assert best == [1] or before["epochs"][0]["fitness"] == 0
+    assert best == [1] and [problem["what"] for problem in after["problems"]] == ["kept"]
     with (folder / "results.csv").open() as file:
         rows = list(csv.reader(file))
     assert [row[0] for row in rows] == ["epoch", "1", "2", "3"] and rows[2][1] != "9"
