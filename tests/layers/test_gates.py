@@ -370,9 +370,10 @@ def test_a_spatial_gate_prefers_one_of_equal_channels() -> None:
 
 def derivatives(function: Callable[[Tensor], Tensor], inputs: list[Tensor], w: Tensor) -> list[Tensor]:
     """Return the output, its gradients, and the gradients of a square of those."""
+    w = w.clone().requires_grad_()
     y = function(inputs[0])
     first = torch.autograd.grad(y, inputs, w, create_graph=True)
-    second = torch.autograd.grad(sum((g**2).sum() for g in first), inputs[:2], allow_unused=True)
+    second = torch.autograd.grad(sum((g**2).sum() for g in first), [w, *inputs[:2]], allow_unused=True)
     return [y, *first, *(g for g in second if g is not None)]
 
 
@@ -419,7 +420,10 @@ def test_convolve_calls_a_module_that_is_hooked_replaced_or_cast() -> None:
     conv, x = nn.Conv2d(4, 4, (1, 7), padding=(0, 3), groups=4), torch.randn(1, 4, 6, 6)
     assert "_Convolution" in convolve(conv, x).grad_fn.name()
     with torch.autocast("cpu", torch.bfloat16):
-        assert convolve(conv, x).dtype == torch.bfloat16
+        y = convolve(conv, x.requires_grad_())
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert x.grad is not None
     calls: list[int] = []
     handle = conv.register_forward_hook(lambda *_: calls.append(1))
     convolve(conv, x)
