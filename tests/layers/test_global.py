@@ -101,14 +101,14 @@ def test_double_attention_without_reconstruction(width: int, m: int, residual: b
 
 
 @pytest.mark.parametrize("reconstruct", [True, False])
-@pytest.mark.parametrize(("width", "m"), [(6, 9), (8, 8), (9, 6)], ids=["narrow", "equal", "wide"])
-def test_double_attention_projects_descriptors_unless_they_are_narrower(width: int, m: int, reconstruct: bool) -> None:
+@pytest.mark.parametrize(("width", "m"), [(6, 9), (8, 8), (9, 6), (9, 2)], ids=["narrow", "equal", "wide", "widest"])
+def test_double_attention_projects_descriptors_where_that_is_less_work(width: int, m: int, reconstruct: bool) -> None:
     layer = DoubleAttention(width, m, 5, reconstruct)
     seen = []
     for module in (layer.convA, *([layer.conv_reconstruct] if reconstruct else [])):
         module.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
     layer(torch.randn(2, width, 5, 7))
-    assert seen == [(5, 1) if width <= m else (5, 7)] * (1 + reconstruct)
+    assert seen == [(5, 1) if m > 2 else (5, 7)] * (1 + reconstruct)
 
 
 def test_double_attention_defaults() -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._attention import attend
+from ._depthwise import depthwise
 from ._layout import like
 from ._precision import no_autocast
 from .regional_routing import regional_routing_attention as regional_routing_attention
@@ -141,7 +143,7 @@ class BiFormer(nn.Module):
         y = self._to_map(self._attend(q, tokens, real_tokens), windows)  # (B, H', W', C)
         if self.side_dwconv:
             v = self._to_map(kv[..., self.qk_dim :], windows)
-            y = y + self.lepe(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = y + depthwise(self.lepe, v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         y = y[:, : x.shape[2], : x.shape[3]]  # (B, H, W, C)
         if self.param_attention == "qkvo":
             y = self.wo(y)
@@ -211,7 +213,7 @@ class BiFormer(nn.Module):
         k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (k, v))
         # Finite, so that a row of padding alone (it is cropped, or fractional pooling met nothing else) stays finite.
         mask = None if real is None else (~real).to(q.dtype) * torch.finfo(q.dtype).min
-        return F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale).transpose(1, 2).flatten(2)
+        return attend(q, k, v, self.scale, mask).transpose(1, 2).flatten(2)
 
     def _to_map(self, x: Tensor, windows: Tensor) -> Tensor:
         """Undo ``_partition`` up to the order of dimensions: (B, H', W', C)."""

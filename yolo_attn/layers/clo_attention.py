@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._attention import attend
+from ._depthwise import depthwise
 from ._layout import like
+from ._pointwise import pointwise
 
 
 class CloAttention(nn.Module):
@@ -102,21 +105,22 @@ class CloAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branches = zip(self.qkvs, self.convs, self.act_blocks, strict=True)
-        y = [self._local(conv(qkv(x)), act["act_block"]) for qkv, conv, act in branches]
+        y = [self._local(depthwise(conv, pointwise(qkv, x)), act["act_block"]) for qkv, conv, act in branches]
         if self.global_width:
             y.append(self._global(x))
-        return like(F.dropout(self.proj(torch.cat(y, 1)), self.proj_drop, self.training), x)
+        return like(F.dropout(pointwise(self.proj, torch.cat(y, 1)), self.proj_drop, self.training), x)
 
     def _local(self, qkv: Tensor, act: nn.Module) -> Tensor:
         q, k, v = qkv.chunk(3, 1)
-        gate = (act(q * k) * self.scale).tanh()
+        gate = pointwise(act[2], F.silu(pointwise(act[0], q * k)))
+        gate = (gate * self.scale).tanh()
         return F.dropout(gate, self.attn_drop, self.training) * v  # (B, c, H, W)
 
     def _global(self, x: Tensor) -> Tensor:
-        k, v = self.global_kv(self._pooled(x)).chunk(2, 1)  # 2 x (B, c, h, w)
-        q, k, v = map(self._heads, (self.global_q(x), k, v))
+        k, v = pointwise(self.global_kv, self._pooled(x)).chunk(2, 1)  # 2 x (B, c, h, w)
+        q, k, v = map(self._heads, (pointwise(self.global_q, x), k, v))
         dropout = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)  # (B, heads, N, d)
+        y = attend(q, k, v, self.scale, dropout=dropout)  # (B, heads, N, d)
         return y.transpose(2, 3).reshape(x.shape[0], self.global_width, *x.shape[2:])
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._norm import batch_norm
+from ._pointwise import pointwise, project
 
 GROUPS = 4
 
@@ -22,7 +23,7 @@ GROUPS = 4
 class CoT(nn.Module):
     """Replace the map by its local context plus a share of every value, weighted over the pixels of its channel.
 
-    Three 1x1 products run as functions on views of the weights: counters that hook modules do not see them.
+    Three 1x1 convolutions run as functions on views of the weights: counters that hook modules do not see them.
 
     Paper: Contextual Transformer Networks for Visual Recognition, 2021, arXiv 2107.12292.
 
@@ -64,7 +65,7 @@ class CoT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         keys = F.relu(batch_norm(self.key_embed[1], self.key_embed[0](x)))
-        values = batch_norm(self.value_embed[1], self.value_embed[0](x))
+        values = batch_norm(self.value_embed[1], pointwise(self.value_embed[0], x))
         logits = self._logits(keys, x).flatten(2)  # (B, C, N)
         # A weight is about 1 / N: float32 keeps it and its product with the values.
         weights = logits.softmax(2, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -74,11 +75,11 @@ class CoT(nn.Module):
     def _logits(self, keys: Tensor, x: Tensor) -> Tensor:
         mix, norm, relu, last = self.attention_embed
         # A product with the concatenation [keys; x] is the sum of two products; no concatenated map is stored.
-        hidden = F.conv2d(keys, mix.weight[:, : self.channels]) + F.conv2d(x, mix.weight[:, self.channels :])
+        hidden = project(mix.weight[:, : self.channels], None, keys) + project(mix.weight[:, self.channels :], None, x)
         hidden = relu(batch_norm(norm, hidden))  # (B, C / 2, H, W)
         # The mean of k * k outputs of a 1x1 convolution is one 1x1 convolution with the mean weights.
         weight = last.weight.unflatten(0, (self.channels, -1)).mean(1)  # (C, C / 2, 1, 1)
-        return F.conv2d(hidden, weight, last.bias.unflatten(0, (self.channels, -1)).mean(1))  # (B, C, H, W)
+        return project(weight, last.bias.unflatten(0, (self.channels, -1)).mean(1), hidden)  # (B, C, H, W)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, kernel_size={self.kernel_size}"

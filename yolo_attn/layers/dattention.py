@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._attention import attend
 from ._layout import like
 from ._precision import no_autocast
 
@@ -169,7 +170,7 @@ class DAttention(nn.Module):
         bias = None if bias is None else bias.to(q_heads.dtype)
         dropout = self.attn_drop if self.training else 0.0
         scale = (self.channels // self.n_heads) ** -0.5
-        y = F.scaled_dot_product_attention(q_heads, k, v, bias, dropout, scale=scale)  # (B, heads, N, d)
+        y = attend(q_heads, k, v, scale, bias, dropout)  # (B, heads, N, d)
         y = y.transpose(2, 3).reshape(x.shape)  # (B, C, H, W)
         if self.term == "dwc":
             y = self.rpe_table(q) + y

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pointwise import pointwise
 
 
 def _softmax(logits: Tensor, dim: int) -> Tensor:
@@ -22,8 +23,8 @@ def _softmax(logits: Tensor, dim: int) -> Tensor:
 class DoubleAttention(nn.Module):
     """Replace each pixel by its blend of n descriptors gathered from the whole map.
 
-    With ``channels <= c_m`` the products are taken in another order (the softmaxes sum to one, so both outer 1x1
-    convolutions may run on the n descriptors instead of on all pixels); the function is the same.
+    The softmaxes sum to one, so both outer 1x1 convolutions may run on the n descriptors instead of on all pixels. They
+    do where that is less work; the function is the same.
 
     Paper: A^2-Nets: Double Attention Networks, 2018, arXiv 1810.11579.
 
@@ -76,22 +77,29 @@ class DoubleAttention(nn.Module):
         b, c, h, w = x.shape
         if not torch.jit.is_tracing() and c != self.channels:
             raise ValueError(f"the map has {c} channels, but DoubleAttention was built with channels={self.channels}")
-        pick = _softmax(self.convB(x).flatten(2), 2).transpose(1, 2)  # (B, N, n)
-        blend = _softmax(self.convV(x).flatten(2), 1)  # (B, n, N)
-        if self.channels <= self.c_m:
+        pick = _softmax(pointwise(self.convB, x).flatten(2), 2).transpose(1, 2)  # (B, N, n)
+        blend = _softmax(pointwise(self.convV, x).flatten(2), 1)  # (B, n, N)
+        if self._is_shorter_outside(h * w):
             y = self._project((x.flatten(2) @ pick).unsqueeze(3)).squeeze(3) @ blend  # (B, C or m, N)
             y = y.reshape(b, -1, h, w)
         else:
-            y = self.convA(x).flatten(2) @ pick @ blend  # (B, m, N)
+            y = pointwise(self.convA, x).flatten(2) @ pick @ blend  # (B, m, N)
             y = y.reshape(b, self.c_m, h, w)
             if self.reconstruct:
-                y = self.conv_reconstruct(y)  # (B, C, H, W)
+                y = pointwise(self.conv_reconstruct, y)  # (B, C, H, W)
         y = y.to(x.dtype)
         return x + y if self.residual else y
 
+    def _is_shorter_outside(self, pixels: int) -> bool:
+        """Tell whether the outer 1x1 convolutions need fewer products on the descriptors than on the pixels."""
+        c, m, n = self.channels, self.c_m, self.c_n
+        if torch.jit.is_tracing():  # the sizes of the example say little about those to come
+            return c <= m
+        return c * n * (pixels + m) <= m * pixels * (c + n)
+
     def _project(self, descriptors: Tensor) -> Tensor:
-        g = self.convA(descriptors)  # (B, m, n, 1)
-        return self.conv_reconstruct(g) if self.reconstruct else g
+        g = pointwise(self.convA, descriptors)  # (B, m, n, 1)
+        return pointwise(self.conv_reconstruct, g) if self.reconstruct else g
 
     def extra_repr(self) -> str:
         return (

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._attention import attend
 from ._layout import like
 
 
@@ -74,7 +75,7 @@ class MHSA(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dropout = self.attn_drop if self.training else 0.0
-        o = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        o = attend(q, k, v, self.scale, dropout=dropout)
         return o.transpose(1, 2).flatten(2)  # (B, N, C)
 
     def _project(self, o: Tensor, x: Tensor) -> Tensor:

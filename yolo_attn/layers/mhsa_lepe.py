@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._depthwise import depthwise
 from .mhsa import MHSA
 
 
@@ -64,7 +65,7 @@ class MHSALePE(MHSA):
         o = self._attend(q, k, v)  # (B, N, C)
         if self.side_dwconv:
             source = x if self.lepe_on == "x" else v.transpose(2, 3).reshape(x.shape)
-            o = o + self.lepe(source).flatten(2).transpose(1, 2)
+            o = o + depthwise(self.lepe, source).flatten(2).transpose(1, 2)
         return self._project(o, x)
 
     def extra_repr(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._attention import attend
 
 
 def regional_routing_attention(
@@ -81,7 +82,7 @@ def regional_routing_attention(
         o = weights @ v
     else:
         # One batch dimension: fused kernels want four dimensions.
-        o = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale=scale)
+        o = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale)
     y = _to_map(o.reshape(*q.shape[:4], v.shape[-1]), size, query)
     return y if weights is None else (y, weights)
 

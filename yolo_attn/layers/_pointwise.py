@@ -1,0 +1,46 @@
+"""1x1 convolutions as matrix products where that makes their backward pass faster."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._eager import is_eager_cpu
+
+# Pixels from which on the change of layout costs more than it gains.
+LARGE_MAP = 1024
+
+
+def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a 1x1 convolution of stride 1 and one group.
+
+    The backward pass of a convolution on a CPU changes the layout of whole maps, that of a product does not. Forward
+    alone the two take the same time, so without a gradient the module itself runs, hooks and counters included.
+
+    Shape:
+        ``(B, C, H, W) -> (B, C', H, W)``.
+    """
+    if is_bare(conv) and is_recorded(x, conv.weight):
+        return project(conv.weight, conv.bias, x)
+    return conv(x)
+
+
+def project(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """Convolve ``x`` with ``weight``, (C', C, 1, 1); see ``pointwise``."""
+    if not (is_recorded(x, weight) and x.is_contiguous() and x.shape[2] * x.shape[3] >= LARGE_MAP):
+        return F.conv2d(x, weight, bias)
+    weight = weight.flatten(1).expand(x.shape[0], -1, -1)
+    y = weight @ x.flatten(2) if bias is None else torch.baddbmm(bias[:, None], weight, x.flatten(2))
+    return y.unflatten(2, x.shape[2:])
+
+
+def is_bare(conv: nn.Conv2d) -> bool:
+    """Tell whether nobody replaced or hooked the module, as counters of operations do, and so wants it called."""
+    return type(conv) is nn.Conv2d and not (conv._forward_hooks or conv._forward_pre_hooks)
+
+
+def is_recorded(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether a backward pass on a CPU may follow."""
+    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return recorded and x.dtype == weight.dtype and is_eager_cpu(x)
