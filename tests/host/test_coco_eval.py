@@ -285,6 +285,8 @@ def test_images_without_annotations_get_predictions_to_submit(demo: Path, tmp_pa
 
 @pytest.mark.parametrize("form", ["onnx", "torchscript", "openvino"])
 def test_exported_models_validate_as_their_checkpoint(demo: Path, tmp_path: Path, form: str) -> None:
+    if form == "onnx" and not _host_exports_onnx():
+        pytest.skip("this Ultralytics is older than this torch: its ONNX export needs onnxscript")
     pytest.importorskip(form if form != "torchscript" else "torch")
     from ultralytics import YOLO
 
@@ -304,6 +306,16 @@ def test_exported_models_validate_as_their_checkpoint(demo: Path, tmp_path: Path
     assert record["coco"]["bbox"]["AP50"] == pytest.approx(native["coco"]["bbox"]["AP50"], abs=0.01)
     path = demo.parent / "annotations/val.json"
     check(record, path, [image["id"] for image in json.loads(path.read_text())["images"]])
+
+
+def _host_exports_onnx() -> bool:
+    import importlib.util
+
+    from ultralytics.engine import exporter
+
+    folder = Path(exporter.__file__).parents[1]
+    sources = [Path(exporter.__file__), *folder.glob("utils/export/*.py")]
+    return bool(importlib.util.find_spec("onnxscript")) or any("dynamo" in file.read_text() for file in sources)
 
 
 def _needs_dict_predictions() -> None:
@@ -436,14 +448,15 @@ def test_resume_goes_on_with_the_data_of_its_run(monkeypatch: pytest.MonkeyPatch
 
 
 def test_rt_detr_trains_on_coco_json(demo: Path, run) -> None:
-    words = ("epochs=1", "imgsz=64", "workers=0", "plots=False", "batch=8", "fraction=0.3", "name=rtdetr")
+    pytest.importorskip("scipy")  # which only RT-DETR's loss needs, and not every host brings
+    words = ("epochs=1", "imgsz=160", "workers=0", "plots=False", "batch=8", "fraction=0.3", "name=rtdetr")
     where = f"project={demo.parent.parent / 'runs'}"
     done = run("yolo", "train", "model=rtdetr-l-se.yaml", f"data={demo}", *words, where)
     assert "Official COCO numbers (bbox) against" in done.stdout + done.stderr
     scripts = Path(yolo_attn.__file__).parents[1] / "scripts"
     if scripts.is_dir():
         weights = demo.parent.parent / "runs/rtdetr/weights/best.pt"
-        model = ("--weights", str(weights), "--data", str(demo), "imgsz=64", "workers=0", "plots=False")
+        model = ("--weights", str(weights), "--data", str(demo), "imgsz=160", "workers=0", "plots=False")
         done = run("python", str(scripts / "val.py"), *model, PYTHONPATH=str(scripts.parent))
         assert json.loads(done.stdout[done.stdout.index("\n{") :])["images"] == 24
 
