@@ -169,13 +169,13 @@ class Official:
         """Return what is printed: official numbers, categories, both mAPs and why they differ, files."""
         part = "" if report["images"] == report["images_in_json"] else f" of {report['images_in_json']}"
         lines = []
+        # The tables may be long: what is short and official stands last, where the reader ends.
+        for evaluation in evaluations if self.args.verbose else ():
+            if len(evaluation.per_class) > 1:
+                lines += ["", f"Per class ({evaluation.kind}), as COCO counts", per_class_table(evaluation)]
         for evaluation in evaluations:
-            what = (
-                f"Official COCO numbers ({evaluation.kind}) against {report['json']} ({report['images']}{part} images)"
-            )
-            lines += ["", what, render(evaluation)]
-            if self.args.verbose and len(evaluation.per_class) > 1:
-                lines += ["", per_class_table(evaluation)]
+            what = f"({evaluation.kind}) against {report['json']} ({report['images']}{part} images)"
+            lines += ["", f"Official COCO numbers {what}", render(evaluation)]
         return "\n".join(
             [
                 *lines,
