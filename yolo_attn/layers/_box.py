@@ -8,24 +8,21 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from ._eager import is_eager_cpu
+from ._eager import is_eager, is_eager_cpu
 
 
 def box_mean(x: Tensor) -> Tensor:
     """Return the mean of the 7x7 pixels around each pixel, zeros outside: ``(B, C, H, W) -> (B, C, H, W)``."""
-    if is_eager_cpu(x):
-        return _Box.apply(x)
-    # Two means over 7 in a row are the 7x7 mean; the square one reads more.
-    u = F.avg_pool2d(x, (1, 7), stride=1, padding=(0, 3))
-    return F.avg_pool2d(u, (7, 1), stride=1, padding=(3, 0))
+    return _Box.apply(x) if is_eager(x) else _pool(x)
 
 
 class _Box(Function):
-    """Sums of shifted maps, far faster on a CPU than pooling. The operator is symmetric: it is its own backward."""
+    """The mean, a symmetric operator: it is its own backward and keeps nothing for it, where pooling keeps two maps."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return _sum_of_7(_sum_of_7(x, 3), 2).mul_(1 / 49)
+        # On a CPU sums of shifted maps are far faster than pooling.
+        return _sum_of_7(_sum_of_7(x, 3), 2).mul_(1 / 49) if is_eager_cpu(x) else _pool(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -34,6 +31,12 @@ class _Box(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _Box.apply(grad)
+
+
+def _pool(x: Tensor) -> Tensor:
+    # Two means over 7 in a row are the 7x7 mean; the square one reads more.
+    u = F.avg_pool2d(x, (1, 7), stride=1, padding=(0, 3))
+    return F.avg_pool2d(u, (7, 1), stride=1, padding=(3, 0))
 
 
 def _sum_of_7(x: Tensor, dim: int) -> Tensor:

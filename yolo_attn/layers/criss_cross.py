@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._layout import like
 
 
 class CrissCross(nn.Module):
@@ -61,7 +62,8 @@ class CrissCross(nn.Module):
         # (B, H, W, H) and (B, H, W, W); the gradients of a split are joined, those of two slices filled up and added.
         columns, rows = self._weights(q, k).to(v.dtype).split((h, w), 3)
         column = columns.transpose(1, 2) @ v.transpose(1, 2)  # (B, W, H, C)
-        o = (column.transpose(1, 2) + rows @ v).permute(0, 3, 1, 2)  # (B, C, H, W)
+        # Sums of maps of two layouts are slow.
+        o = like((column.transpose(1, 2) + rows @ v).permute(0, 3, 1, 2), x)  # (B, C, H, W)
         return (x + self.gamma.to(o.dtype) * o).to(x.dtype)
 
     @staticmethod
