@@ -32,6 +32,5 @@ def test_every_grafted_model_named_has_a_base_a_layer_and_a_place() -> None:
     readings = {name: split_name(name) for name in names}
     assert len(names) > 28
     assert all(
-        len(found) == 1 and "-" not in found[0][0].replace("-seg", "").replace("-obb", "")
-        for found in readings.values()
+        len(found) == 1 and "-" not in re.sub("-(seg|obb|pose)$", "", found[0][0]) for found in readings.values()
     )

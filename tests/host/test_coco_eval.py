@@ -269,6 +269,16 @@ def test_a_category_that_only_the_training_split_has_changes_no_number(demo: Pat
     assert 0.03 < record["coco"]["bbox"]["AP"] < 0.95
 
 
+def test_a_pose_model_needs_keypoints(demo: Path, tmp_path: Path) -> None:
+    from ultralytics import YOLO
+
+    with pytest.raises((DataError, RuntimeError), match="keypoints") as caught:
+        YOLO("yolov8n-pose.yaml").train(data=str(demo), epochs=1, **FAST)
+    assert isinstance(caught.value.__cause__ or caught.value, DataError)
+    with pytest.raises(DataError, match=r"(train|val)\.json.*keypoints"):
+        coco_run.val(small_model(tmp_path, NAMES, "pose", data_kpt_shape=(17, 3)), demo, **FAST)
+
+
 def test_images_without_annotations_get_predictions_to_submit(demo: Path, tmp_path: Path, oracle) -> None:
     path = demo.parent / "annotations/val.json"
     document = json.loads(path.read_text())

@@ -16,7 +16,7 @@ from ..cache import VARIABLE, cache_folder
 from ..coco import Id, load_index
 from ..errors import DataError
 
-_CHANGED = ("clipped", "degenerate", "duplicate_boxes")
+_CHANGED = ("clipped", "degenerate", "duplicate_boxes", "without_keypoints")
 
 
 class COCOLabels:

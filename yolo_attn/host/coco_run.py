@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from ..data_yaml import describe, is_coco, read_yaml, write_cached, write_description
 from ..errors import DataError
 from ..graft import to_yaml, without_gates
+from .command import ours
 from .data import TASKS, find_data
 
 DEFAULT_DATA = "shapes.yaml"
@@ -72,6 +75,21 @@ def val(weights: str | Path, data: str | Path | None = None, **arguments: Any) -
     yolo.add_callback("on_val_start", lambda validator: folders.append(Path(validator.save_dir)))
     yolo.val(data=str(data), **arguments)
     return {"save_dir": str(folders[-1]), "weights": str(weights), **_report(folders[-1])}
+
+
+def main(verb: str, argv: Sequence[str] | None = None) -> int:
+    """Run ``train`` or ``val`` from a command line, print the record (on the first rank) and return the exit status."""
+    try:
+        record = {"train": train, "val": val}[verb](**parse(argv, verb))
+    except Exception as error:
+        found = error if isinstance(error, SyntaxError) else ours(error)
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
+        return 1
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(record, indent=1))
+    return 0
 
 
 def parse(argv: Sequence[str] | None, verb: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The ``yolo`` command: an error of ours ends it with its one message, not with a traceback."""
+"""Commands: an error of ours ends them with its one message, not with a traceback."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def entrypoint_joint(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return original(*args, **kwargs)
         except Exception as error:
-            ours = _ours(error)
-            if ours is None:
+            found = ours(error)
+            if found is None:
                 raise
-        print(f"error: {ours}", file=sys.stderr)
+        print(f"error: {found}", file=sys.stderr)
         raise SystemExit(1)
 
     return entrypoint
 
 
-def _ours(error: BaseException | None) -> YoloAttnError | None:
+def ours(error: BaseException | None) -> YoloAttnError | None:
     """Return the error of ours that the host wrapped in its own, if there is one."""
     while error is not None and not isinstance(error, YoloAttnError):
         error = error.__cause__

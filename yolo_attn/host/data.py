@@ -52,6 +52,24 @@ def check_det_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
     return check_det_dataset
 
 
+def get_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``BaseTrainer.get_dataset`` that says why a pose model cannot be trained on a COCO JSON."""
+
+    @functools.wraps(original)
+    def get_dataset(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(self.args, "task", None) == "pose":
+            _check_keypoints(find_data(self.args.data))
+        return original(self, *args, **kwargs)
+
+    return get_dataset
+
+
+def _check_keypoints(file: Path | None) -> None:
+    """Raise ``DataError`` if a COCO-format data YAML has no keypoints that can be trained on."""
+    if file is not None:
+        describe(file, task="pose")
+
+
 def build_yolo_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``build_yolo_dataset`` that builds a ``COCODataset`` for COCO-format data.
 
@@ -116,6 +134,8 @@ def _check_request(given: dict[str, Any], data: dict[str, Any], settings: Any) -
     task = getattr(settings, "task", "detect")
     if task not in TASKS or given.get("multi_modal"):
         raise DataError(f"{file}: COCO JSON is for {', '.join(TASKS)} models; not for {task} models")
+    if task == "pose" and "kpt_shape" not in data:
+        _check_keypoints(Path(file))
     if not given["img_path"]:
         wanted = given.get("mode", "train")
         there = ", ".join(data["coco"])
