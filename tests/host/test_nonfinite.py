@@ -37,7 +37,7 @@ class Ruin(nn.Module):
 
 
 def test_a_sound_model_has_nothing_to_report(model: nn.Module) -> None:
-    assert nonfinite.bad_tensors(model) == []
+    assert nonfinite.not_finite(nonfinite.magnitudes(model)) == []
     assert nonfinite.first_output(model, IMAGES) is None
     text = nonfinite.diagnose(model, IMAGES, Path("absent"), nullcontext)
     assert text == "no layer's output is non-finite: look at the loss and at the boxes of the batch (weights finite)"
@@ -56,7 +56,7 @@ def test_weights_and_buffers_are_named(model: nn.Module, value: float, tmp_path:
     with torch.no_grad():
         model.model[10].layer.channel_attention.se_block[0].weight.view(-1)[0] = value
     names = ["model.4.cv1.bn.running_var", "model.10.layer.channel_attention.se_block.0.weight"]
-    assert nonfinite.bad_tensors(model) == names
+    assert nonfinite.not_finite(nonfinite.magnitudes(model)) == names
     text = nonfinite.diagnose(model, IMAGES, tmp_path / "last.pt", nullcontext)
     total = len(model.state_dict())
     assert text == f"2 of {total} tensors of the weights are non-finite, first model.4 C2f.cv1.bn.running_var"

@@ -193,6 +193,37 @@ def test_nan_is_reported_by_layer_and_epoch_and_never_saved(train: Train, tmp_pa
     assert record(tmp_path)["state"] == "finished"
 
 
+def ruin(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return output * float("nan")
+
+
+def test_nan_in_validation_alone_is_reported_by_layer(train: Train, tmp_path: Path) -> None:
+    handles: list[Any] = []
+
+    def spoil(trainer: Any) -> None:
+        if trainer.epoch == 1:
+            handles.append(trainer.ema.ema.model[3].spatial_attention.conv.register_forward_hook(ruin))
+
+    def mend(trainer: Any) -> None:
+        while handles:
+            handles.pop().remove()
+
+    train(on_train_epoch_end=spoil, on_train_epoch_start=mend)
+    (problem,) = record(tmp_path)["problems"]
+    assert problem["epoch"] == 2 and problem["what"].startswith("validation gives val/box_loss, val/cls_loss, ")
+    assert problem["what"].endswith("output of model.3 CBAM.spatial_attention.conv (weights finite)")
+
+
+def test_a_search_that_fails_still_reports_the_nan(train: Train, tmp_path: Path, monkeypatch) -> None:
+    def no_memory(*args: Any) -> str:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(run_events.nonfinite, "diagnose", no_memory)
+    train(on_train_epoch_start=poison, on_train_epoch_end=cure)
+    what = record(tmp_path)["problems"][0]["what"]
+    assert what.startswith("loss is nan; its layer could not be looked for: ") and "out of memory" in what
+
+
 def test_a_passing_nan_leaves_the_average(train: Train, tmp_path: Path) -> None:
     name = "model.3.spatial_attention.conv.weight"
 
@@ -204,8 +235,20 @@ def test_a_passing_nan_leaves_the_average(train: Train, tmp_path: Path) -> None:
     problems = record(tmp_path)["problems"]
     assert [problem["epoch"] for problem in problems][-1] == 2
     what = problems[-1]["what"]
-    assert what.startswith("1 averaged tensors were non-finite and are taken from the model: model.3 CBAM.spatial_at")
+    assert what.startswith("1 averaged tensors were non-finite and are taken from the model, first model.3 CBAM.")
     assert finite(weights(tmp_path / "run" / "weights" / "last.pt"))
+
+
+def test_a_buffer_that_holds_inf_from_the_start_is_no_problem(train: Train, tmp_path: Path) -> None:
+    def mask(trainer: Any) -> None:
+        for model in (trainer.model, trainer.ema.ema):
+            model.model[3].register_buffer("mask", torch.full((2,), float("-inf")))
+
+    file = tmp_path / "run" / "weights" / "last.pt"
+    seen: list[int] = []
+    look = lambda trainer: seen.append(torch.load(file, weights_only=False)["epoch"])  # noqa: E731
+    train(on_pretrain_routine_end=mask, on_model_save=look)
+    assert record(tmp_path)["problems"] == [] and (seen == [0, 1, 2] or not seen)
 
 
 def test_values_beyond_fp16_are_reported_and_clamped_in_the_file(train: Train, tmp_path: Path) -> None:
@@ -222,8 +265,12 @@ def test_values_beyond_fp16_are_reported_and_clamped_in_the_file(train: Train, t
 
     train(on_train_epoch_end=enlarge, on_model_save=look)
     assert in_training == [1e6] * EPOCHS and in_file == [65504.0] * EPOCHS
-    what = record(tmp_path)["problems"][0]["what"]
-    assert what == "1 tensors exceed fp16 and are clamped in the checkpoint: model.1 Conv.bn.running_var 1e+06"
+    problems = record(tmp_path)["problems"]
+    assert len(problems) == 1
+    assert (
+        problems[0]["what"]
+        == "1 tensors exceed fp16 and are clamped in the checkpoint, first model.1 Conv.bn.running_var 1e+06"
+    )
 
 
 def test_a_resumed_run_goes_on_with_its_record(train: Train, tmp_path: Path) -> None:

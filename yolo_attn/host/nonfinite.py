@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,12 +30,19 @@ def magnitudes(model: nn.Module) -> dict[str, float]:
     return dict(zip(state, largest.tolist(), strict=True))
 
 
-def bad_tensors(model: nn.Module) -> list[str]:
-    """Return the names of the weights and buffers of a model that hold NaN or inf."""
-    return [name for name, value in magnitudes(model).items() if not value < float("inf")]
+def not_finite(largest: Mapping[str, float]) -> list[str]:
+    """Return the names of the tensors that hold NaN or inf, given their ``magnitudes``."""
+    return [name for name, value in largest.items() if not math.isfinite(value)]
 
 
-def diagnose(model: nn.Module, images: Tensor | None, last: Path, autocast: Callable[[], Any]) -> str:
+def masks(model: nn.Module) -> frozenset[str]:
+    """Return the names of the buffers of a sound model that hold inf on purpose, such as masks of attention."""
+    return frozenset(not_finite(magnitudes(model))) & {name for name, _ in model.named_buffers()}
+
+
+def diagnose(
+    model: nn.Module, images: Tensor | None, last: Path, autocast: Callable[[], Any], known: Container[str] = ()
+) -> str:
     """Say where the first non-finite value is, by the name of the layer.
 
     Weights that are non-finite everywhere tell nothing of the cause: the batch then runs once more through the weights
@@ -45,8 +53,9 @@ def diagnose(model: nn.Module, images: Tensor | None, last: Path, autocast: Call
         images: The batch ``(B, C, H, W)`` that gave it; None if it is gone.
         last: Last checkpoint of the run; it need not exist.
         autocast: Returns the context of precision that the model ran in.
+        known: Names of tensors that hold inf on purpose.
     """
-    bad = bad_tensors(model)
+    bad = [name for name in not_finite(magnitudes(model)) if name not in known]
     if not bad:
         if images is None:
             return "weights finite; the batch is gone"

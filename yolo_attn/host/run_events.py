@@ -9,7 +9,7 @@ import functools
 import math
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,22 +32,24 @@ class Run:
         record: Its ``run.json``.
         folder: Folder of its checkpoints.
         has_attention: Whether the model has one of our layers.
+        masks: Names of its buffers that hold inf on purpose.
         images: The running batch, as long as the host keeps it.
-        image_files: The names of its files.
+        image_files: Its files.
         clock: When the running epoch began and when its batches were done; empty between epochs.
         reported: The last epoch, from 0, with a report of a non-finite value.
         diagnosed: Whether its layer has been looked for; later ones mostly follow from the first.
         saved_epoch: The last epoch, from 0, whose checkpoint was written.
         best_weights: Weights of the best epoch before rounding.
         holds_last: Whether ``last.pt`` is to stay resumable; then its stripped draft waits in ``last_draft``.
-        warned: Steps of ours that failed.
+        warned: What has been said and is not to be repeated.
     """
 
     record: RunRecord
     folder: Path
     has_attention: bool
+    masks: frozenset[str] = frozenset()
     images: Callable[[], Tensor | None] = lambda: None
-    image_files: list[str] = field(default_factory=list)
+    image_files: Sequence[str] = ()
     clock: dict[str, float] = field(default_factory=dict)
     reported: int = -1
     diagnosed: bool = False
@@ -102,7 +104,7 @@ def begin(trainer: Any) -> None:
     try:
         checkpoint_files.sweep(Path(trainer.wdir))
         record = RunRecord(trainer, model)
-        run = Run(record, Path(trainer.wdir), any(map(is_attention, model.modules())))
+        run = Run(record, Path(trainer.wdir), any(map(is_attention, model.modules())), nonfinite.masks(model))
         _restore(trainer, run)
         record.write()
     except Exception as error:
@@ -145,9 +147,10 @@ def _check_loss(trainer: Any, run: Run) -> None:
     what = f"loss is {float(trainer.loss.detach())}"
     if not run.diagnosed:
         run.diagnosed = True
-        what += f"; {nonfinite.diagnose(bare(trainer.model), run.images(), Path(trainer.last), _precision(trainer))}"
-        if run.image_files:
-            what += f"; images: {', '.join(run.image_files[:4])}" + (", ..." if len(run.image_files) > 4 else "")
+        what += f"; {_diagnose(trainer, run, bare(trainer.model))}"
+        names = [Path(file).name for file in run.image_files]
+        if names:
+            what += f"; images: {', '.join(names[:4])}" + (", ..." if len(names) > 4 else "")
     run.problem(trainer.epoch + 1, what)
 
 
@@ -167,7 +170,7 @@ def _record_epoch(trainer: Any, run: Run) -> None:
     bad = [key for key, value in (trainer.metrics or {}).items() if not math.isfinite(float(value))]
     if bad and run.reported != trainer.epoch:
         run.reported = trainer.epoch
-        found = nonfinite.diagnose(trainer.ema.ema, run.images(), Path(trainer.last), _precision(trainer))
+        found = _diagnose(trainer, run, trainer.ema.ema)
         run.problem(trainer.epoch + 1, f"validation gives {', '.join(bad)} that is not finite; {found}")
     run.record.write()
 
@@ -224,17 +227,21 @@ def _remember(preprocess: Function, run: weakref.ref[Run]) -> Function:
         running = run()
         if running is not None and isinstance(batch, Mapping) and isinstance(batch.get("img"), Tensor):
             running.images = weakref.ref(batch["img"])
-            running.image_files = [Path(file).name for file in batch.get("im_file", ())]
+            running.image_files = batch.get("im_file", ())
         return batch
 
     return preprocess_batch
 
 
-def _precision(trainer: Any) -> Callable[[], Any]:
-    """Return a function for the context of precision that the trainer computes in."""
+def _diagnose(trainer: Any, run: Run, model: nn.Module) -> str:
+    """Say where the first non-finite value of the running batch is, in the precision that the trainer computes in."""
     dtype = torch.bfloat16 if trainer.args.amp == "bf16" else None
     enabled = bool(trainer.amp) and trainer.device.type != "cpu"
-    return functools.partial(torch.autocast, trainer.device.type, dtype=dtype, enabled=enabled)
+    precision = functools.partial(torch.autocast, trainer.device.type, dtype=dtype, enabled=enabled)
+    try:
+        return nonfinite.diagnose(model, run.images(), Path(trainer.last), precision, run.masks)
+    except Exception as error:  # such as no memory for one more forward: that there was a NaN is told all the same
+        return f"its layer could not be looked for: {error!r}"
 
 
 def bare(model: Any) -> nn.Module:

@@ -131,7 +131,8 @@ def _is_finite(trainer: Any, run: Run, stack: contextlib.ExitStack) -> bool:
     Values beyond fp16 are clamped for the time of ``stack``.
     """
     average = trainer.ema.ema
-    bad = nonfinite.bad_tensors(average)
+    largest = _magnitudes(average, run)
+    bad = nonfinite.not_finite(largest)
     epoch = trainer.epoch + 1
     if bad:
         run.reported = trainer.epoch
@@ -141,19 +142,21 @@ def _is_finite(trainer: Any, run: Run, stack: contextlib.ExitStack) -> bool:
             for name in bad:
                 if name in live and torch.isfinite(live[name]).all():
                     own[name].copy_(live[name])
-        left = nonfinite.bad_tensors(average)
+        largest = _magnitudes(average, run)
+        left = nonfinite.not_finite(largest)
         names = ", ".join(nonfinite.readable(average, name) for name in (left or bad)[:3])
         if left:
             last = Path(trainer.last)
             kept = f"{last} keeps epoch {(run.saved_epoch or 0) + 1}" if last.is_file() else "there is none yet"
             run.problem(epoch, f"no checkpoint written: {len(left)} tensors are non-finite, first {names}; {kept}")
             return False
-        run.problem(epoch, f"{len(bad)} averaged tensors were non-finite and are taken from the model: {names}, ...")
-    largest = nonfinite.magnitudes(average)
+        run.problem(epoch, f"{len(bad)} averaged tensors were non-finite and are taken from the model, first {names}")
     beyond = [name for name, value in largest.items() if value > nonfinite.LARGEST_HALF]
     if beyond:
         names = ", ".join(f"{nonfinite.readable(average, name)} {largest[name]:.3g}" for name in beyond[:3])
-        run.problem(epoch, f"{len(beyond)} tensors exceed fp16 and are clamped in the checkpoint: {names}")
+        if "fp16" not in run.warned:
+            run.warned.add("fp16")
+            run.problem(epoch, f"{len(beyond)} tensors exceed fp16 and are clamped in the checkpoint, first {names}")
         trainer.ema.ema = copy.deepcopy(average)
         stack.callback(setattr, trainer.ema, "ema", average)
         with torch.no_grad():
@@ -161,6 +164,10 @@ def _is_finite(trainer: Any, run: Run, stack: contextlib.ExitStack) -> bool:
                 if name in beyond:
                     value.clamp_(-nonfinite.LARGEST_HALF, nonfinite.LARGEST_HALF)
     return True
+
+
+def _magnitudes(model: Any, run: Run) -> dict[str, float]:
+    return {name: value for name, value in nonfinite.magnitudes(model).items() if name not in run.masks}
 
 
 def _finish_epochs_done(trainer: Any) -> None:
