@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from yolo_attn import evidence
-from yolo_attn.data_yaml import write_description
+from yolo_attn.coco.data_yaml import write_description
 from yolo_attn.host import study
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolo_attn import coco_images
-from yolo_attn.coco import load_index
-from yolo_attn.coco_table import read_table
+from yolo_attn.coco import images as coco_images
+from yolo_attn.coco.index import load_index
+from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolo_attn import coco, coco_cache, coco_images, coco_table
-from yolo_attn.coco import CocoIndex, load_index
-from yolo_attn.coco_cache import fingerprint, read_header
+from yolo_attn.coco import images as coco_images
+from yolo_attn.coco import index as coco
+from yolo_attn.coco import label_cache as coco_cache
+from yolo_attn.coco import table as coco_table
+from yolo_attn.coco.index import CocoIndex, load_index
+from yolo_attn.coco.label_cache import fingerprint, read_header
 from yolo_attn.errors import DataError
 
 POLYGON = [2, 2, 12, 2, 12, 12, 2, 12]
@@ -281,7 +284,9 @@ def test_old_entries_and_what_killed_processes_left_are_removed(limit, data, cac
 def test_processes_that_write_at_once_read_sound_entries(data, cache, tmp_path: Path) -> None:
     path = data()
     program = (
-        "import sys; from yolo_attn.coco import load_index; from yolo_attn import coco_cache\n"
+        "import sys\n"
+        "from yolo_attn.coco import label_cache as coco_cache\n"
+        "from yolo_attn.coco.index import load_index\n"
         "for _ in range(30):\n"
         "    for entry in coco_cache.cache_folder().glob('labels/*.bin'): entry.unlink(missing_ok=True)\n"
         "    print(load_index(sys.argv[1], [sys.argv[2]]).counts['boxes'])\n"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolo_attn import coco_table
-from yolo_attn.coco import CocoIndex, load_index
-from yolo_attn.coco_labels import TASKS
-from yolo_attn.coco_rows import RefusedError
+from yolo_attn.coco import table as coco_table
+from yolo_attn.coco.index import CocoIndex, load_index
+from yolo_attn.coco.labels import TASKS
+from yolo_attn.coco.rows import RefusedError
 from yolo_attn.errors import DataError
 
 PER_BATCH = 60

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolo_attn.coco import CocoIndex, load_index
-from yolo_attn.coco_table import read_table
+from yolo_attn.coco.index import CocoIndex, load_index
+from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 NAMES = ["left", "right"]

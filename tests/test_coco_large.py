@@ -16,8 +16,8 @@ from synthetic_coco import SIZE, file_names, write_synthetic
 IMAGES = 118_000
 _PROGRAM = """
 import json, resource, sys, time
-from yolo_attn.coco import load_index
-from yolo_attn.coco_table import read_table
+from yolo_attn.coco.index import load_index
+from yolo_attn.coco.table import read_table
 start = time.perf_counter()
 if sys.argv[1] == "table":
     counts = {"annotations": len(read_table(sys.argv[2]).boxes)}

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from yolo_attn.coco import CocoIndex, load_index
-from yolo_attn.coco_masks import joined, outlines, run_lengths
-from yolo_attn.coco_table import read_table
+from yolo_attn.coco.index import CocoIndex, load_index
+from yolo_attn.coco.masks import joined, outlines, run_lengths
+from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 COCO128 = Path(os.environ.get("YOLO_ATTN_DATA", Path(__file__).parents[2] / "shared" / "data")) / "coco128"

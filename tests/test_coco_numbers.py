@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolo_attn.coco_eval import MEASURES, PERSON_SIGMAS, Evaluation, evaluate, notes
-from yolo_attn.coco_table import read_table
+from yolo_attn.coco.evaluation import MEASURES, PERSON_SIGMAS, Evaluation, evaluate, notes
+from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 DATA = Path(os.environ.get("YOLO_ATTN_DATA", Path(__file__).parents[2] / "shared" / "data"))

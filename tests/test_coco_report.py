@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from yolo_attn.coco_eval import MEASURES, NUMBERS, PER_CLASS, Evaluation
-from yolo_attn.coco_report import compare_line, per_class_table, render, write_csv
+from yolo_attn.coco.evaluation import MEASURES, NUMBERS, PER_CLASS, Evaluation
+from yolo_attn.coco.report import compare_line, per_class_table, render, write_csv
 
 
 def made(kind: str = "bbox", classes: int = 2, name: str = "class {}") -> Evaluation:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from yolo_attn import data_yaml
-from yolo_attn.coco import load_index
-from yolo_attn.data_keypoints import flip_index
+from yolo_attn.coco import data_yaml
+from yolo_attn.coco.index import load_index
+from yolo_attn.coco.keypoints import flip_index
 from yolo_attn.errors import DataError
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from yolo_attn import data_yaml, shapes
-from yolo_attn.coco import load_index
+from yolo_attn import shapes
+from yolo_attn.coco import data_yaml
+from yolo_attn.coco.index import load_index
 from yolo_attn.errors import DataError
 from yolo_attn.host.models import cfg_folder
 

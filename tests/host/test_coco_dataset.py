@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import yolo_attn
-from yolo_attn.data_yaml import describe
+from yolo_attn.coco.data_yaml import describe
 from yolo_attn.errors import DataError, HostError
 from yolo_attn.host import data as joints
 
@@ -193,7 +193,7 @@ def test_read_only_image_folders_train_and_cache(user: Path, tmp_path: Path, mon
 
 
 def test_other_tasks_and_missing_splits_are_clear_errors(user: Path) -> None:
-    with pytest.raises(DataError, match=r"data.yaml: COCO JSON is for detect, segment, pose models; not for obb models"):
+    with pytest.raises(DataError, match=r"data.yaml: COCO JSON is for detect, segment, pose models; not for obb"):
         build(user, task="obb")
     with pytest.raises(DataError, match=r"the split needed for 'val' is not named; it has train, val"):
         build(user, mode="val", split="test")

@@ -15,7 +15,7 @@ import yaml
 
 import yolo_attn
 from yolo_attn import shapes
-from yolo_attn.coco_eval import MEASURES, NUMBERS
+from yolo_attn.coco.evaluation import MEASURES, NUMBERS
 from yolo_attn.errors import DataError
 from yolo_attn.host import coco_run
 

@@ -16,8 +16,8 @@ from yolo_attn import shapes
 from yolo_attn.errors import HostError
 from yolo_attn.host import ranks
 
-# The host's ranks are CUDA devices: a CPU rank differs from them in how the group starts, in the argument of DDP, and in
-# the device of the last validation.
+# The host's ranks are CUDA devices: a CPU rank differs from them in how the group starts, in the argument of DDP, and
+# in the device of the last validation.
 WORKER = """
 import json, sys
 import torch, torch.distributed as dist

@@ -13,14 +13,14 @@ from ultralytics.models.rtdetr.val import RTDETRDataset
 from ultralytics.utils import LOCAL_RANK, LOGGER
 
 from ..cache import VARIABLE, cache_folder
-from ..coco import Id, load_index
+from ..coco.index import Id, load_index
 from ..errors import DataError
 
 _CHANGED = ("clipped", "degenerate", "duplicate_boxes", "without_keypoints")
 
 
 class COCOLabels:
-    """What a dataset of the host gains: one split of a description made by ``yolo_attn.data_yaml.describe``.
+    """What a dataset of the host gains: one split of a description made by ``yolo_attn.coco.data_yaml.describe``.
 
     Attributes:
         image_ids: Path of an image -> its ids in the JSON.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data_yaml import describe, is_coco, read_yaml, write_cached, write_description
+from ..coco.data_yaml import describe, is_coco, read_yaml, write_cached, write_description
 from ..errors import DataError
 from ..graft import to_yaml, without_gates
 from .command import ours
@@ -80,7 +80,8 @@ def val(weights: str | Path, data: str | Path | None = None, **arguments: Any) -
 def main(verb: str, argv: Sequence[str] | None = None) -> int:
     """Run ``train`` or ``val`` from a command line, print the record (on the first rank) and return the exit status."""
     try:
-        record = {"train": train, "val": val}[verb](**parse(argv, verb))
+        run = train if verb == "train" else val
+        record = run(**parse(argv, verb))
     except Exception as error:
         found = error if isinstance(error, SyntaxError) else ours(error)
         if found is None:

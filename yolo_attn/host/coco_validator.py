@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from ultralytics.utils import LOGGER, RANK
 
-from ..coco_classes import ClassMap, match_classes
-from ..coco_eval import Evaluation, evaluate
-from ..coco_report import compare_line, per_class_table, render, write_csv
-from ..coco_table import read_table
+from ..coco.classes import ClassMap, match_classes
+from ..coco.evaluation import Evaluation, evaluate
+from ..coco.report import compare_line, per_class_table, render, write_csv
+from ..coco.table import read_table
 
 REPORT = "coco_metrics.json"
 PER_CLASS = "coco_per_class.csv"

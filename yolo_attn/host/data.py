@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data_yaml import describe, is_coco, read_yaml
+from ..coco.data_yaml import describe, is_coco, read_yaml
 from ..errors import DataError, HostError
 from .models import cfg_folder
 

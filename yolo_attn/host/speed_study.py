@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -19,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from ..coco import load_index
-from ..data_yaml import describe
+from ..coco.data_yaml import describe
+from ..coco.index import load_index
 
 METRICS = {"mAP50-95": "metrics/mAP50-95(B)", "mAP50": "metrics/mAP50(B)"}
 
@@ -49,9 +48,9 @@ def write_yolo_labels(data: str | Path, folder: Path) -> Path:
             lines = [f"{int(c)} " + " ".join(map(repr, box)) for (c,), box in zip(cls, boxes.tolist(), strict=True)]
             (labels / f"{Path(file).stem}.txt").write_text("\n".join(lines), encoding="utf-8")
         content[split] = f"images/{split}"
-    file = folder / "data.yaml"
-    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    return file
+    description = folder / "data.yaml"
+    description.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return description
 
 
 def measure(arguments: dict[str, Any], stock: bool = False) -> dict[str, Any]:
@@ -160,5 +159,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _resident() -> int:
     """Return the peak resident memory of this process in bytes."""
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

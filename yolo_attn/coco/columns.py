@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .coco_masks import LARGEST, MasksBuilder
-from .coco_rows import MISSING, Annotation, Category, short
-from .errors import DataError
+from ..errors import DataError
+from .masks import LARGEST, MasksBuilder
+from .rows import MISSING, Annotation, Category, short
 
 Id = int | str
 _MOST_KEYPOINTS = 300

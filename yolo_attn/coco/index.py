@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from . import coco_cache
-from .coco_images import Images, locate, probe
-from .coco_labels import TASKS, make_labels
-from .coco_rows import short
-from .coco_table import CocoTable, Id, forget, read_table
-from .errors import DataError
+from ..errors import DataError
+from . import label_cache
+from .images import Images, locate, probe
+from .labels import TASKS, make_labels
+from .rows import short
+from .table import CocoTable, Id, forget, read_table
 
 _SHOWN = 5
 _LARGE = 100_000  # annotations of a table that is not held in memory once there is an index
@@ -151,7 +151,7 @@ def load_index(
     classes = None if categories is None else [list(category) for category in categories]
     known = None
     if cache:
-        entry = coco_cache.load(coco_cache.make_key(task, coco_cache.fingerprint(json_path), roots, classes))
+        entry = label_cache.load(label_cache.make_key(task, label_cache.fingerprint(json_path), roots, classes))
         if entry is not None:
             values, arrays = entry
             known = Images(tuple(values["paths"]), arrays["states"], arrays["image_sizes"], arrays["is_cut"])
@@ -161,7 +161,7 @@ def load_index(
     table = read_table(json_path, require_annotations=False)
     values, arrays = _entry(table, roots, classes, task, probe(*locate(table.file_names, roots), known))
     if cache:
-        coco_cache.save(coco_cache.make_key(task, table.fingerprint, roots, classes), values, arrays)
+        label_cache.save(label_cache.make_key(task, table.fingerprint, roots, classes), values, arrays)
     if len(table.boxes) > _LARGE:
         forget(json_path)
     return _index(table.path, values, arrays)

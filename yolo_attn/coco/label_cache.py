@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__
-from .cache import cache_folder
-from .coco_table import Header, file_state, header, read_table
-from .errors import DataError
+from .. import __version__
+from ..cache import cache_folder
+from ..errors import DataError
+from .table import Header, file_state, header, read_table
 
 _FORMAT = 1
 _DIGEST = 32  # bytes of a SHA-256

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .coco_masks import Masks, joined, outlines
-from .coco_table import CocoTable
-from .errors import DataError
+from ..errors import DataError
+from .masks import Masks, joined, outlines
+from .table import CocoTable
 
 TASKS = ("detect", "segment", "pose")
 # An edge that moves by less than this is rounding of the writer, not an object outside the image.

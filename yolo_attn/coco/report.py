@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .coco_eval import MEASURES, PER_CLASS, Evaluation
+from .evaluation import MEASURES, PER_CLASS, Evaluation
 
 _WHAT = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 _WIDEST_NAME = 21

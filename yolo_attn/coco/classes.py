@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .coco_table import Id
-from .errors import DataError
+from ..errors import DataError
+from .table import Id
 
 _SHOWN = 5
 

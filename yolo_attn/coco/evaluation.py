@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .coco_entries import Scope, found, ground_truth, make_scope
-from .coco_table import CocoTable, Id
-from .errors import DataError
+from ..errors import DataError
+from .entries import Scope, found, ground_truth, make_scope
+from .table import CocoTable, Id
 
 
 class Measure(NamedTuple):

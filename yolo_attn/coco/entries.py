@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .coco_table import CocoTable, Id, sort_key
-from .errors import DataError
+from ..errors import DataError
+from .table import CocoTable, Id, sort_key
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .errors import DataError
+from ..errors import DataError
 
 
 class _Missing:

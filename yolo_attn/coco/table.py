@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .coco_columns import Columns, Id, Keypoints, check, distinct, is_count, is_id
-from .coco_masks import Masks
-from .coco_rows import RefusedError, Rows, all_rows, quick_rows
-from .errors import DataError
+from ..errors import DataError
+from .columns import Columns, Id, Keypoints, check, distinct, is_count, is_id
+from .masks import Masks
+from .rows import RefusedError, Rows, all_rows, quick_rows
 
 _KEPT = 4  # tables held per process
 

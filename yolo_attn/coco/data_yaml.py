@@ -20,11 +20,11 @@ from typing import Any
 
 import yaml
 
-from .cache import VARIABLE, cache_folder
-from .coco_cache import read_header
-from .coco_table import Header, Id, merge_categories
-from .data_keypoints import describe_keypoints
-from .errors import DataError, nearest
+from ..cache import VARIABLE, cache_folder
+from ..errors import DataError, nearest
+from .keypoints import describe_keypoints
+from .label_cache import read_header
+from .table import Header, Id, merge_categories
 
 SPLITS = ("train", "val", "test")
 # Value of the key `generate` -> function that makes the data set on first use and returns its folder.

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .coco_table import Header
-from .errors import DataError
+from ..errors import DataError
+from .table import Header
 
 _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 

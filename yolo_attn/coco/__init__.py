@@ -1,0 +1,1 @@
+"""COCO-format data without Ultralytics: read, check, cache and judge them."""
