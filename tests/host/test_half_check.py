@@ -84,6 +84,7 @@ def test_weights_that_fp16_hurts_are_kept(trained, half: bool, runs: int) -> Non
 
 def test_weights_that_fp16_keeps_are_compared_only(trained) -> None:
     trainer, state = trained(NEAR, False)
+    trainer.best.with_name("best-fp32.pt").write_bytes(b"of an earlier run")
     result = half_check.compare(trainer, state)
     assert result["file"] is None and result["fp32"][KEY] == pytest.approx(NEAR) and result["stored"][KEY] < NEAR
     assert [file.name for file in trainer.best.parent.iterdir()] == ["best.pt"]

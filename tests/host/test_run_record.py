@@ -89,6 +89,8 @@ def test_a_finished_run_is_recorded(train: Train, data: Path, tmp_path: Path, mo
     states: list[Any] = []
     said: list[str] = []
     monkeypatch.setattr(LOGGER, "warning", lambda text, *args: said.append(str(text)))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "coco_metrics.json").write_text('{"coco": {"AP": 1.0}}')  # of an earlier run on other data
     trainer = train(on_fit_epoch_end=lambda trainer: states.append(record(tmp_path)["state"]))
     made = record(tmp_path)
     assert set(states) == {"running"} and made["state"] == "finished" and made["reason"] is None
@@ -108,6 +110,7 @@ def test_a_finished_run_is_recorded(train: Train, data: Path, tmp_path: Path, mo
     rate = 6 / sorted(row["train_seconds"] for row in made["epochs"])[1]
     assert made["times"]["train_images_per_second"] == pytest.approx(rate, rel=0.02)
     assert made["memory"]["process"] > 10**8 and made["memory"]["cuda_reserved"] is None
+    assert made["metrics"]["coco"] is None
     fp16 = made["metrics"]["fp16"]
     assert fp16["file"] is None and fp16["stored"].keys() == fp16["fp32"].keys() == {"metrics/mAP50-95(B)"}
     assert fp16["stored"]["metrics/mAP50-95(B)"] == made["metrics"]["ultralytics"]["metrics/mAP50-95(B)"]

@@ -49,6 +49,7 @@ def compare(trainer: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     from ultralytics.utils import LOGGER
 
+    LOGGER.info(f"Validating the best epoch before rounding to fp16 ({SWITCH}=0 turns this off)...")
     checkpoint = torch.load(trainer.best, map_location="cpu", weights_only=False)
     if _computes_in_half(trainer.validator):
         stored = _validate(trainer, copy.deepcopy(checkpoint["model"]).float())
@@ -58,12 +59,13 @@ def compare(trainer: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
     model.load_state_dict(state)
     before = _validate(trainer, copy.deepcopy(model))
     loss = max((before[key] - stored[key] for key in before.keys() & stored.keys()), default=0.0)
-    file = None
+    kept, file = Path(trainer.best).with_name(FILE), None
+    kept.unlink(missing_ok=True)  # of an earlier run in this folder
     if loss > LIMIT:
-        draft = draft_of(Path(trainer.best).with_name(FILE))
+        draft = draft_of(kept)
         torch.save({**checkpoint, "model": model}, draft)
         publish(draft)
-        file = str(draft.final)
+        file = str(kept)
         LOGGER.warning(
             f"Stored in fp16, the best checkpoint loses {100 * loss:.2f} mAP50-95: {file} keeps its weights in fp32"
         )

@@ -64,6 +64,7 @@ class RunRecord:
     def __init__(self, trainer: Any, model: nn.Module) -> None:
         """Describe a run that is about to start; ``model`` is the trainer's, without its wrappers."""
         self.file = Path(trainer.save_dir) / FILE
+        self._is_coco = "coco" in trainer.data
         self.fields: dict[str, Any] = {
             "schema": SCHEMA, "state": "running", "reason": None, "name": Path(trainer.save_dir).name,
             "folder": str(trainer.save_dir), "task": trainer.args.task, "command": list(sys.argv),
@@ -108,7 +109,7 @@ class RunRecord:
         """Say how the run ended and read the official COCO numbers of its final validation."""
         self.fields["state"], self.fields["reason"] = state, reason
         report = self.file.with_name(COCO_REPORT)
-        if state == "finished" and report.is_file():
+        if state == "finished" and self._is_coco and report.is_file():
             self.fields["metrics"]["coco"] = json.loads(report.read_text(encoding="utf-8")).get("coco")
 
     def write(self) -> None:
