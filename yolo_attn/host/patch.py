@@ -16,7 +16,7 @@ from typing import Any
 from .. import registry
 from ..errors import HostError
 from ..layers.gated import Gated
-from . import command, data, models, ranks, rows, run_guard, startup, transfer
+from . import command, data, fold, models, ranks, rows, run_guard, startup, transfer
 
 Function = Callable[..., Any]
 SUPPORTED = ">=8.3.100,<9"
@@ -28,6 +28,7 @@ JOINTS: dict[str, dict[str, Callable[[Function], Function]]] = {
         "parse_model": rows.parse_model_joint,
         "yaml_model_load": models.yaml_model_load_joint,
         "BaseModel.load": transfer.load_joint,
+        "BaseModel.fuse": fold.fuse_joint,
     },
     "ultralytics.engine.trainer": {
         "BaseTrainer._do_train": lambda original: run_guard.do_train_joint(ranks.do_train_joint(original)),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._fold import fold_norm
 from ._mean import global_mean
 from ._norm import batch_norm
 
@@ -35,6 +36,11 @@ class _ChannelBranch(nn.Module):
             a = F.relu(batch_norm(self.ca[f"bn_{j}"], self.ca[f"fc_{j}"](a)))  # (B, K)
         return self.ca["last_fc"](a)[:, :, None, None]  # (B, C, 1, 1)
 
+    def fold_for_inference(self) -> None:
+        """Take the batch norms into the linear maps before them."""
+        for j in range(self.num_layers):
+            fold_norm(self.ca, f"fc_{j}", f"bn_{j}")
+
 
 class _SpatialBranch(nn.Module):
     """Logit of every pixel from its dilated surroundings: ``(B, C, H, W) -> (B, 1, H, W)``."""
@@ -55,6 +61,11 @@ class _SpatialBranch(nn.Module):
         for j in range(self.num_layers):
             t = F.relu(batch_norm(self.sa[f"bn_{j}"], self.sa[f"conv_{j}"](t)))
         return self.sa["last_conv"](t)  # (B, 1, H, W)
+
+    def fold_for_inference(self) -> None:
+        """Take the batch norms into the convolutions before them."""
+        for suffix in ("reduce", *range(self.num_layers)):
+            fold_norm(self.sa, f"conv_{suffix}", f"bn_{suffix}")
 
 
 class BAM(nn.Module):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._box import box_mean
 from ._convolution import convolve
+from ._fold import fold_norm
 from ._norm import batch_norm
 
 
@@ -28,6 +29,10 @@ class _ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(batch_norm(self.bn, self.conv(x)))
+
+    def fold_for_inference(self) -> None:
+        """Take the batch norm into the convolution."""
+        fold_norm(self, "conv", "bn")
 
 
 class CAA(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._convolution import convolve
+from ._fold import fold_norm
 from ._maximum import channel_max, global_max
 from ._mean import channel_mean, global_mean
 from ._norm import batch_norm
@@ -52,6 +53,10 @@ class _SpatialGate(nn.Module):
         if self.bn is not None:
             logits = batch_norm(self.bn, logits)
         return logits.sigmoid().to(x.dtype)
+
+    def fold_for_inference(self) -> None:
+        """Take the batch norm, if there is one, into the convolution."""
+        fold_norm(self, "conv", "bn")
 
 
 class CBAM(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._fold import fold_norm
 from ._mean import column_mean, row_mean
 
 
@@ -56,6 +57,10 @@ class CoordAtt(nn.Module):
         gate_h = self.conv_h(t[:, :, :h]).sigmoid()  # (B, C, H, 1)
         gate_w = self.conv_w(t[:, :, h:].transpose(2, 3)).sigmoid()  # (B, C, 1, W)
         return x * gate_w * gate_h
+
+    def fold_for_inference(self) -> None:
+        """Take the batch norm into the convolution before it."""
+        fold_norm(self, "conv1", "bn1")
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, reduction={self.reduction}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._fold import fold_norm
 from ._norm import batch_norm
 from ._pointwise import pointwise, project
 
@@ -75,11 +76,27 @@ class CoT(nn.Module):
     def _logits(self, keys: Tensor, x: Tensor) -> Tensor:
         mix, norm, relu, last = self.attention_embed
         # A product with the concatenation [keys; x] is the sum of two products; no concatenated map is stored.
-        hidden = project(mix.weight[:, : self.channels], None, keys) + project(mix.weight[:, self.channels :], None, x)
+        hidden = project(mix.weight[:, : self.channels], None, keys) + project(mix.weight[:, self.channels :], mix.bias, x)
         hidden = relu(batch_norm(norm, hidden))  # (B, C / 2, H, W)
         # The mean of k * k outputs of a 1x1 convolution is one 1x1 convolution with the mean weights.
-        weight = last.weight.unflatten(0, (self.channels, -1)).mean(1)  # (C, C / 2, 1, 1)
-        return project(weight, last.bias.unflatten(0, (self.channels, -1)).mean(1), hidden)  # (B, C, H, W)
+        if last.out_channels == self.channels:
+            return pointwise(last, hidden)  # (B, C, H, W)
+        return project(*self._averages(last), hidden)
+
+    def _averages(self, last: nn.Conv2d) -> tuple[Tensor, Tensor]:
+        """Return the mean weights (C, C / 2, 1, 1) and biases."""
+        weight, bias = (t.unflatten(0, (self.channels, -1)).mean(1) for t in (last.weight, last.bias))
+        return weight, bias
+
+    def fold_for_inference(self) -> None:
+        """Take the batch norms into the convolutions before them, and average the last one's weights for good."""
+        for embed in (self.key_embed, self.value_embed, self.attention_embed):
+            fold_norm(embed, "0", "1")
+        last = self.attention_embed[3]
+        if type(last) is nn.Conv2d and last.out_channels != self.channels:
+            with torch.no_grad():
+                last.weight, last.bias = (nn.Parameter(t, last.weight.requires_grad) for t in self._averages(last))
+            last.out_channels = self.channels
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, kernel_size={self.kernel_size}"

@@ -59,7 +59,14 @@ class Gated(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.Identity):
+            return x
         return x + (GAIN * self.gate).to(x.dtype) * (self.layer(x) - x)
+
+    def fold_for_inference(self) -> None:
+        """Drop a layer whose gate is 0."""
+        if self.gate.item() == 0:
+            self.layer = nn.Identity()
 
     def openness(self) -> float:
         """Return ``g``: 0 is the identity, 1 the layer itself."""
