@@ -6,7 +6,6 @@ Python, scripts, multi-GPU workers and the user's own subclasses all report the 
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -227,9 +226,14 @@ class _Named:
         return getattr(self._model, name)
 
 
-@functools.cache
+_made: dict[type, type] = {}
+
+
 def _official(cls: type) -> type:
-    return type(f"COCO{cls.__name__}", (Official, cls), {"__module__": __name__})
+    """Return the class of validators of this class with the official numbers."""
+    if cls not in _made:
+        _made[cls] = type(f"COCO{cls.__name__}", (Official, cls), {"__module__": __name__})
+    return _made[cls]
 
 
 def _with_visibility(xy: list[float]) -> list[float]:
