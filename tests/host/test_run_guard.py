@@ -144,4 +144,5 @@ def test_a_killed_training_resumes(moment: str, epochs_done: int, run, host_sett
         assert checkpoint["epoch"] == -1 and checkpoint["optimizer"] is None
         assert checkpoint["model"].yaml["backbone"][-1][2] == "CBAM"
     assert sorted(file.name for file in weights.iterdir()) == ["best.pt", "last.pt"]
-    assert "metrics/mAP50-95(B)" in record["metrics"]["ultralytics"]
+    assert "metrics/mAP50-95(B)" in record["metrics"]["ultralytics"] and "AP" in record["metrics"]["coco"]["bbox"]
+    assert set(record["data"]["fingerprint"]) >= {"train", "val"}
