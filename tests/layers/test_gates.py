@@ -465,7 +465,7 @@ def test_means(mean: Callable[[Tensor], Tensor], dims: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_mean_does_not_overflow_where_the_sum_would(dtype: torch.dtype) -> None:
-    x = torch.full((1, 2, 100, 100), 30.0, dtype=dtype)
+    x = torch.full((1, 2, 100, 100), 30.0, dtype=dtype, requires_grad=True)
     assert _mean.global_mean(x).dtype == dtype
     assert torch.equal(_mean.global_mean(x), torch.full((1, 2, 1, 1), 30.0, dtype=dtype))
 

@@ -12,7 +12,8 @@ from ._eager import is_eager
 
 
 def _mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    if not is_eager(x) or (x.device.type == "cpu" and x.dtype.itemsize < 4):
+    recorded = x.requires_grad and torch.is_grad_enabled()
+    if not (recorded and is_eager(x)) or (x.device.type == "cpu" and x.dtype.itemsize < 4):
         return x.mean(dims, keepdim=True)
     count = 1
     for dim in dims:

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._convolution import convolve
+from ._depthwise import depthwise
 from ._maximum import global_max
+from ._mean import global_mean
 
 STRIPS = (7, 11, 21)
 
@@ -27,7 +30,7 @@ class _ChannelGate(nn.Module):
         self.fc2 = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat([x.mean((2, 3), keepdim=True), global_max(x)], 3)  # (B, C, 1, 2)
+        pooled = torch.cat([global_mean(x), global_max(x)], 3)  # (B, C, 1, 2)
         gates = self.fc2(F.relu(self.fc1(pooled))).sigmoid()  # (B, C, 1, 2)
         return gates.sum(3, keepdim=True)  # (B, C, 1, 1)
 
@@ -72,10 +75,10 @@ class CPCA(nn.Module):
         # The same 1x1 convolution serves three times.
         u = F.gelu(self.conv(x))
         u = u * self.ca(u)
-        z0 = self.dconv5_5(u)
-        z = z0 + self.dconv7_1(self.dconv1_7(z0))
-        z = z + self.dconv11_1(self.dconv1_11(z0))
-        z = z + self.dconv21_1(self.dconv1_21(z0))
+        z = z0 = depthwise(self.dconv5_5, u)
+        z = z + self.dconv7_1(convolve(self.dconv1_7, z0))
+        z = z + self.dconv11_1(convolve(self.dconv1_11, z0))
+        z = z + convolve(self.dconv21_1, convolve(self.dconv1_21, z0))
         return self.conv(self.conv(z) * u).to(x.dtype)
 
     def extra_repr(self) -> str:
