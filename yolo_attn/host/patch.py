@@ -16,33 +16,35 @@ from typing import Any
 from .. import registry
 from ..errors import HostError
 from ..layers.gated import Gated
-from . import command, data, fold, models, ranks, rows, run_guard, startup, transfer
+from . import startup
 
 Function = Callable[..., Any]
 SUPPORTED = ">=8.3.100,<9"
 
-# Host module -> its functions (or methods) that get a joint. A version that lacks one of them is one we cannot serve.
-JOINTS: dict[str, dict[str, Callable[[Function], Function]]] = {
-    "ultralytics.cfg": {"entrypoint": command.entrypoint_joint},
+# Host module -> its functions (or methods) -> their joints here, ``module.function``, the innermost first; they are
+# imported when the host's module is. A version that lacks one of the functions is one we cannot serve.
+JOINTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "ultralytics.cfg": {"entrypoint": ("command.entrypoint_joint",)},
     "ultralytics.nn.tasks": {
-        "parse_model": rows.parse_model_joint,
-        "yaml_model_load": models.yaml_model_load_joint,
-        "BaseModel.load": transfer.load_joint,
-        "BaseModel.fuse": fold.fuse_joint,
+        "parse_model": ("rows.parse_model_joint",),
+        "yaml_model_load": ("models.yaml_model_load_joint",),
+        "BaseModel.load": ("transfer.load_joint",),
+        "BaseModel.fuse": ("fold.fuse_joint",),
     },
     "ultralytics.engine.trainer": {
-        "BaseTrainer._do_train": lambda original: run_guard.do_train_joint(ranks.do_train_joint(original)),
-        "BaseTrainer.save_model": run_guard.save_model_joint,
-        "BaseTrainer.final_eval": run_guard.final_eval_joint,
-        "BaseTrainer.resume_training": run_guard.resume_training_joint,
-        "strip_optimizer": run_guard.strip_optimizer_joint,
+        "BaseTrainer._do_train": ("ranks.do_train_joint", "run_guard.do_train_joint"),
+        "BaseTrainer.get_dataset": ("data.get_dataset_joint",),
+        "BaseTrainer.save_model": ("run_guard.save_model_joint",),
+        "BaseTrainer.final_eval": ("run_guard.final_eval_joint",),
+        "BaseTrainer.resume_training": ("run_guard.resume_training_joint",),
+        "strip_optimizer": ("run_guard.strip_optimizer_joint",),
     },
-    "ultralytics.engine.model": {"Model.load": transfer.model_load_joint},
-    "ultralytics.data.utils": {"check_det_dataset": data.check_det_dataset_joint},
-    "ultralytics.data.build": {"build_yolo_dataset": data.build_yolo_dataset_joint},
-    "ultralytics.models.rtdetr.train": {"RTDETRTrainer.build_dataset": data.build_rtdetr_dataset_joint},
-    "ultralytics.models.rtdetr.val": {"RTDETRValidator.build_dataset": data.build_rtdetr_dataset_joint},
-    "ultralytics.models.yolo.detect.val": {"DetectionValidator.init_metrics": data.init_metrics_joint},
+    "ultralytics.engine.model": {"Model.load": ("transfer.model_load_joint",)},
+    "ultralytics.data.utils": {"check_det_dataset": ("data.check_det_dataset_joint",)},
+    "ultralytics.data.build": {"build_yolo_dataset": ("data.build_yolo_dataset_joint",)},
+    "ultralytics.models.rtdetr.train": {"RTDETRTrainer.build_dataset": ("data.build_rtdetr_dataset_joint",)},
+    "ultralytics.models.rtdetr.val": {"RTDETRValidator.build_dataset": ("data.build_rtdetr_dataset_joint",)},
+    "ultralytics.models.yolo.detect.val": {"DetectionValidator.init_metrics": ("data.init_metrics_joint",)},
 }
 
 
@@ -78,13 +80,13 @@ def apply(module_name: str, strict: bool = True) -> None:
     module = sys.modules[module_name]
     try:
         found = []
-        for name, joint in JOINTS[module_name].items():
+        for name, joints in JOINTS[module_name].items():
             *owner, function = name.split(".")
             cls = getattr(module, owner[0], None) if owner else None
             original = vars(cls or module).get(function)
             if original is None or (owner and cls is None):
                 raise HostError(f"{module_name} has no {name!r}: {_host_version()} is not a version we know")
-            found.append(_Patch(function, cls, original, joint(original)))
+            found.append(_Patch(function, cls, original, _joined(original, joints)))
         if module_name == "ultralytics.nn.tasks":
             _check_names(module)
     except HostError as problem:
@@ -94,9 +96,11 @@ def apply(module_name: str, strict: bool = True) -> None:
         if module_name != "ultralytics.nn.tasks":
             return
         # Names still resolve, so that who asks for one of our models gets the problem and not "no such file".
-        joints = {"parse_model": rows.refuse_joint(problem), "yaml_model_load": models.yaml_model_load_joint}
-        originals = {name: vars(module)[name] for name in joints if name in vars(module)}
-        found = [_Patch(name, None, original, joints[name](original)) for name, original in originals.items()]
+        from . import models, rows
+
+        fallback = {"parse_model": rows.refuse_joint(problem), "yaml_model_load": models.yaml_model_load_joint}
+        originals = {name: vars(module)[name] for name in fallback if name in vars(module)}
+        found = [_Patch(name, None, original, fallback[name](original)) for name, original in originals.items()]
     else:
         problems.pop(module_name, None)
         if module_name == "ultralytics.nn.tasks":
@@ -144,6 +148,13 @@ def installed() -> bool:
 def added_names() -> list[str]:
     """Return the layer names that ``ultralytics.nn.tasks`` holds because of us."""
     return sorted(_names)
+
+
+def _joined(original: Function, joints: tuple[str, ...]) -> Function:
+    for joint in joints:
+        module, _, function = joint.partition(".")
+        original = getattr(importlib.import_module(f".{module}", __package__), function)(original)
+    return original
 
 
 def _host_version() -> str:

@@ -198,7 +198,7 @@ def _versions() -> dict[str, str]:
 def _model(trainer: Any, model: nn.Module) -> dict[str, Any]:
     from ultralytics.utils.torch_utils import get_flops
 
-    report = getattr(transfer, "reports", {}).get(model)
+    report = transfer.reports.get(model)
     pretrained = trainer.args.pretrained
     return {
         "file": str(trainer.args.model),

@@ -10,6 +10,7 @@ import copy
 import functools
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ def load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
         _match_gates(self, source, pairs)
         result = original(self, _replace(weights, _renumbered(base, self, pairs)), *args, **kwargs)
         new = _open_identity(self, source, pairs)
-        report = _compare(base, self, pairs, new)
+        report = reports[self] = _compare(base, self, pairs, new)
         if report.complete and _placeholder_names(self) and len(getattr(base, "names", ())) == len(self.names):
             self.names = dict(base.names)
         if kwargs.get("verbose", args[0] if args else True):
@@ -272,6 +273,10 @@ class Report:
                 f" and {len(self.misfits) - 6} more" if len(self.misfits) > 6 else ""
             )
             LOGGER.warning(f"Tensors of another shape: {shown}. {self.hint}".rstrip())
+
+
+# What arrived in each model that is alive, for the record of its training.
+reports: weakref.WeakKeyDictionary[nn.Module, Report] = weakref.WeakKeyDictionary()
 
 
 def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int]) -> Report:
