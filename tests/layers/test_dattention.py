@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from yolo_attn.layers import DAttention
+from yolo_attn.layers import DAttention, dattention
 
 # Sums of a few hundred products in float64.
 EXACT = 1e-11
@@ -303,3 +303,46 @@ def test_groups_need_not_divide_heads_without_a_grouped_term() -> None:
     x = torch.randn(1, 16, 4, 4)
     for arguments in ({}, {"use_pe": False}, {"no_off": True, "dwc_pe": False}):
         assert DAttention(16, 2, 4, **arguments)(x).shape == x.shape
+
+
+@pytest.mark.parametrize("term", ["log", "table"])
+def test_a_map_worked_through_in_rows_is_the_same_map(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = build(**TERMS[term])
+    x = torch.randn(2, 8, 5, 4, dtype=torch.float64, requires_grad=True)
+    results = []
+    for chunk in (2**22, 6000, 1):  # all rows, some (in the log case), one at a time
+        monkeypatch.setattr(dattention, "CHUNK", chunk)
+        y = layer(x)
+        with torch.no_grad():
+            assert error(layer(x), y.detach()) < EXACT
+        parameters = [p for p in layer.parameters() if p.requires_grad]
+        results.append([y, *torch.autograd.grad((y * y.detach().sin()).sum(), [x, *parameters])])
+    for other in results[1:]:
+        zero = 1e-10  # the key bias: its gradient is rounding noise
+        assert all((a - b).abs().max() < EXACT * b.abs().max() + zero for a, b in zip(other, results[0], strict=True))
+
+
+@pytest.mark.parametrize("term", ["log", "table"])
+def test_a_large_map_keeps_nothing_of_its_position_term(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dattention, "CHUNK", 1)
+    saved: list[int] = []
+    layer, x = build(**TERMS[term]), torch.randn(1, 8, 12, 12, dtype=torch.float64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        layer(x)
+    assert max(saved) < 144 * 144 / 4  # four heads of 144 x 144 biases otherwise
+
+
+def test_dropout_is_the_same_when_rows_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dattention, "CHUNK", 1)
+    layer, grads = build(attn_drop=0.5, **TERMS["log"]).train(), []
+    v = layer.proj_v.weight
+    for step in (0.0, 1e-3, -1e-3):
+        torch.manual_seed(5)
+        with torch.no_grad():
+            v[0, 0] += step
+        loss = layer(torch.ones(1, 8, 4, 4, dtype=torch.float64)).sum()
+        grads.append((loss.item(), torch.autograd.grad(loss, v)[0][0, 0].item()))
+        with torch.no_grad():
+            v[0, 0] -= step
+    slope = (grads[1][0] - grads[2][0]) / 2e-3  # the output is linear in v
+    assert abs(slope - grads[0][1]) < 1e-6 * abs(slope)

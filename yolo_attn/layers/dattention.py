@@ -10,17 +10,22 @@ table size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from . import _checks as check
 from ._attention import attend
+from ._eager import is_eager
 from ._layout import like
 from ._precision import no_autocast
+
+# Numbers of a position term that are held at once; a map that needs more is worked through in rows.
+CHUNK = 2**22
 
 
 class _ChannelNorm(nn.Module):
@@ -66,7 +71,8 @@ class DAttention(nn.Module):
 
     Shape:
         ``(B, C, H, W) -> (B, C, H, W)``; O((HW)^2 / stride^2) time; O(HW) memory with ``dwc_pe`` or no position term,
-        else O(heads (HW)^2 / stride^2), and 32 numbers per query, sample and group with ``log_cpb``.
+        with ``fixed_pe`` O(heads (HW)^2 / stride^2). The other two terms hold ``CHUNK`` numbers at a time, at least
+        those of one row of queries, and compute them again for the gradient; exported and compiled graphs hold all.
 
     Raises:
         ValueError: If ``channels`` is not divisible by ``n_heads`` or ``n_groups``, ``n_heads`` not by ``n_groups``
@@ -157,20 +163,16 @@ class DAttention(nn.Module):
         return max(1, self.q_size[0] // self.stride), max(1, self.q_size[1] // self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, bias = self.proj_q(x), None
+        q, points = self.proj_q(x), None
         if self.no_off:
             samples = self._means(x)  # (B, C, Hk, Wk)
         else:
             points = self._positions(q, torch.promote_types(x.dtype, torch.float32))  # (B g, 2, Hk, Wk)
             samples = self._sample(x, points)  # (B, C, Hk, Wk)
-            bias = self._bias(points, x)  # (B or 1, heads, N, S) or None
         # Channels-last maps are tokens already, and only tokens reach the fused path on a CPU.
         samples = samples.contiguous(memory_format=torch.channels_last)
         q_heads, k, v = map(self._heads, (q, self.proj_k(samples), self.proj_v(samples)))
-        bias = None if bias is None else bias.to(q_heads.dtype)
-        dropout = self.attn_drop if self.training else 0.0
-        scale = (self.channels // self.n_heads) ** -0.5
-        y = attend(q_heads, k, v, scale, bias, dropout)  # (B, heads, N, d)
+        y = self._attend(q_heads, k, v, points, x)  # (B, heads, N, d)
         y = y.transpose(2, 3).reshape(x.shape)  # (B, C, H, W)
         if self.term == "dwc":
             y = self.rpe_table(q) + y
@@ -209,20 +211,40 @@ class DAttention(nn.Module):
         y = F.grid_sample(x_groups, points.flip(1).permute(0, 2, 3, 1), align_corners=True)  # (B g, C/g, Hk, Wk)
         return y.reshape(b, c, *points.shape[2:]).to(x.dtype)
 
-    def _bias(self, points: Tensor, x: Tensor) -> Tensor | None:
-        """Return what the position term adds to the logits, computed in float32 (float64 for float64 maps)."""
-        if self.term in ("", "dwc"):
-            return None
-        (b, _, h, w), size, dtype = x.shape, points.shape[2:], points.dtype
-        with no_autocast(x):
-            if self.term == "fixed":
-                return self._resized_table(x.shape[2:], size, dtype)
-            samples = points.flatten(2)  # (B g, 2, S)
-            rows, columns = (_axis(n, 0.0, points)[0] for n in (h, w))
-            dy = rows[:, None] - samples[:, 0, None]  # (B g, H, S)
-            dx = columns[:, None] - samples[:, 1, None]  # (B g, W, S)
-            bias = self._log_bias(dy, dx) if self.term == "log" else self._table_bias(dy, dx)
-            return bias.reshape(b, self.n_heads, h * w, size[0] * size[1])
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, points: Tensor | None, x: Tensor) -> Tensor:
+        """Attend with the position term, which is computed in float32 (float64 for float64 maps)."""
+        dropout = self.attn_drop if self.training else 0.0
+        scale = (self.channels // self.n_heads) ** -0.5
+        if points is None or self.term in ("", "dwc"):
+            return attend(q, k, v, scale, None, dropout)
+        (h, w), size = x.shape[2:], points.shape[2:]
+        if self.term == "fixed":
+            with no_autocast(x):
+                bias = self._resized_table((h, w), size, points.dtype)
+            return attend(q, k, v, scale, bias.to(q.dtype), dropout)
+        rows, columns = (_axis(n, 0.0, points)[0][:, None] for n in (h, w))
+        samples = points.flatten(2)  # (B g, 2, S)
+        dy, dx = rows - samples[:, 0, None], columns - samples[:, 1, None]  # (B g, H, S), (B g, W, S)
+
+        def attend_rows(q: Tensor, dy: Tensor) -> Tensor:
+            with no_autocast(x):
+                bias = self._log_bias(dy, dx) if self.term == "log" else self._table_bias(dy, dx)
+            bias = bias.reshape(x.shape[0], self.n_heads, -1, size[0] * size[1])  # (B, heads, n, S)
+            return attend(q, k, v, scale, bias.to(q.dtype), dropout)
+
+        step = self._rows_at_once(dy, w)
+        if step >= h:
+            return attend_rows(q, dy)
+        parts = zip(q.unflatten(2, (h, w)).split(step, 2), dy.split(step, 1), strict=True)
+        return torch.cat([_recompute(attend_rows, part.flatten(2, 3), d) for part, d in parts], 2)
+
+    def _rows_at_once(self, dy: Tensor, w: int) -> int:
+        """Return how many rows of queries keep the numbers of the position term below ``CHUNK``."""
+        n, h, s = dy.shape
+        if not is_eager(dy):
+            return h
+        per_pair = n // self.n_groups * self.n_heads + n * (32 if self.term == "log" else 2)
+        return max(1, CHUNK // (per_pair * w * s))
 
     def _log_bias(self, dy: Tensor, dx: Tensor) -> Tensor:
         """Run the small network; its first layer acts on rows and columns apart, before their pairs are formed.
@@ -271,6 +293,13 @@ def _size(value: Any) -> tuple[int, int]:
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise ValueError(f"q_size={value!r} must be an integer >= 1 or two of them")
     return check.integer("q_size", pair[0]), check.integer("q_size", pair[1])
+
+
+def _recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Call ``function`` and forget what it computed on the way; it is called again for the gradient."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)
 
 
 def _axis(n: int, shift: float, kind: Tensor) -> tuple[Tensor, Tensor]:
