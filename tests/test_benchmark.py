@@ -197,7 +197,7 @@ def test_whole_model_and_start_have_their_tables() -> None:
     start = {"program": "yolo version", "pairs": 3, "ratio": [1.01, 1, 1.02], "with": [2, 2, 2], "without": [1.9, 1, 2]}
     lines = report.benchmark_table({"rows": [{**whole, "memory ratio": 1.03}, start]}).splitlines()
     assert "| SE | neck | 1.100 (1.000-1.200) | 1.050 (1.000-1.100) | 1.030 |" in lines
-    assert "| `yolo version` | 1.900 | 2.000 | 1.010 (1.000-1.020) |" in lines
+    assert "| `yolo version` | 3 | 1.900 | 2.000 | 1.010 (1.000-1.020) |" in lines
 
 
 @pytest.mark.gpu

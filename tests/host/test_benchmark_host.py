@@ -21,11 +21,12 @@ def test_the_start_is_measured_with_and_without_the_hook(monkeypatch: pytest.Mon
     monkeypatch.setenv("YOLO_ATTN_AUTOLOAD", "0")  # ours of this process must not decide
     monkeypatch.setattr(start_time, "PROGRAMS", {"python": "pass"})
     (row,) = start_time.measure(2)
+    assert [row["pairs"] for row in start_time.measure(5, seconds=0)] == [1]
     assert (row["program"], row["pairs"]) == ("python", 2)
     assert row["with"][0] > 0
     monkeypatch.setattr(start_time, "PROGRAMS", {"broken": "raise SystemExit('no such command')"})
     with pytest.raises(HostError, match="no such command"):
-        start_time.measure(1)
+        list(start_time.measure(1))
     monkeypatch.setattr(start_time, "HOOK", "no-such-hook.pth")
     with pytest.raises(HostError, match=r"no-such-hook\.pth is in no folder"):
-        start_time.measure(1)
+        list(start_time.measure(1))

@@ -120,11 +120,11 @@ def _start(rows: Rows) -> str:
     lines = [
         "**Start, with yolo-attn over without**",
         "",
-        "| program | without, s | with, s | ratio |",
-        "|---" * 4 + "|",
+        "| program | pairs | without, s | with, s | ratio |",
+        "|---" * 5 + "|",
     ]
     for row in rows:
         median, low, high = row["ratio"]
         times = f"{row['without'][0]:.3f} | {row['with'][0]:.3f}"
-        lines.append(f"| `{row['program']}` | {times} | {median:.3f} ({low:.3f}-{high:.3f}) |")
+        lines.append(f"| `{row['program']}` | {row['pairs']} | {times} | {median:.3f} ({low:.3f}-{high:.3f}) |")
     return "\n".join(lines)

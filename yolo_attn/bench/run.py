@@ -117,7 +117,9 @@ def benchmark(
         from ..host import start_time
 
         rows = [row for row in rows if "program" not in row]
-        rows += start_time.measure()
+        for row in start_time.measure(seconds=left()):
+            rows.append(row)
+            keep()
     path = keep()
     content = json.loads(path.read_text(encoding="utf-8"))
     if any("level" in row for row in rows):

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ PROGRAMS = {
 }
 
 
-def measure(pairs: int = 20) -> list[dict[str, Any]]:
-    """Return a row for each program: seconds with and without the hook, and their ratio, pair by pair.
+def measure(pairs: int = 20, seconds: float = float("inf")) -> Iterator[dict[str, Any]]:
+    """Yield a row for each program: seconds with and without the hook, and their ratio, pair by pair.
+
+    Args:
+        pairs: Pairs per program.
+        seconds: No pair but the first begins later than this after the call, shared evenly by the programs.
 
     Raises:
         HostError: If the hook is not installed, does not act, or a program fails.
@@ -34,8 +39,9 @@ def measure(pairs: int = 20) -> list[dict[str, Any]]:
     if hook is None:
         raise HostError(f"{HOOK} is in no folder of sys.path; install yolo-attn first: pip install .")
     line = hook.read_text(encoding="utf-8").strip()
-    rows = []
-    for name, program in PROGRAMS.items():
+    begin = time.monotonic()
+    for number_of_program, (name, program) in enumerate(PROGRAMS.items(), start=1):
+        end = begin + seconds * number_of_program / len(PROGRAMS)
         sources = {"with": _source(line, program), "without": _source("", program)}
         for key, source in sources.items():
             present = _run(source)[1].split()[0]
@@ -43,13 +49,14 @@ def measure(pairs: int = 20) -> list[dict[str, Any]]:
                 raise HostError(f"{name}: the interpreter {key} the hook says {present} when asked for yolo_attn")
         samples: dict[str, list[float]] = {key: [] for key in sources}
         for number in range(pairs):
+            if number and time.monotonic() > end:
+                break
             for key in list(sources) if number % 2 else list(sources)[::-1]:
                 samples[key].append(_run(sources[key])[0])
-        rows.append({
-            "program": name, "pairs": pairs, "ratio": ratio(samples["with"], samples["without"]),
+        yield {
+            "program": name, "pairs": len(samples["with"]), "ratio": ratio(samples["with"], samples["without"]),
             **{key: quartiles(values) for key, values in samples.items()},
-        })  # fmt: skip
-    return rows
+        }  # fmt: skip
 
 
 def _source(line: str, program: str) -> str:
