@@ -93,6 +93,23 @@ def test_no_case_begins_after_the_time(capsys: pytest.CaptureFixture) -> None:
     assert "time is up: 2 of 2 cases are left" in capsys.readouterr().out
 
 
+def test_a_case_that_fails_does_not_end_the_run(capsys: pytest.CaptureFixture) -> None:
+    todo = grid.cases(["CBAM", "SE"], ["n"], ["P5"], [1], ["fp32"], False)
+    registry_create = registry.create
+
+    def create(name: str, *args: Any) -> nn.Module:
+        if name == "CBAM":
+            raise MemoryError("out of memory")
+        return registry_create(name, *args)
+
+    ceilings = {"bandwidth": 1.0, "matmul fp32": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "create", create)
+        rows = list(grid.measure_all(todo, "cpu", "wall", 1, {}, ceilings, 60.0))
+    assert [row["layer"] for row in rows] == ["SE"]
+    assert "failed: MemoryError: out of memory" in capsys.readouterr().out
+
+
 def test_what_cannot_be_compared_is_said(theirs: Path) -> None:
     classes, failures = reference.load_classes(theirs)
     assert set(classes) == {"SEAttention", "CPCA"}

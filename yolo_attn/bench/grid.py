@@ -81,7 +81,11 @@ def measure_all(
         if time.monotonic() - begin > seconds:
             say(f"time is up: {len(todo) - number} of {len(todo)} cases are left")
             return
-        row = measure(case, device, clock, rounds, classes, found)
+        try:
+            row = measure(case, device, clock, rounds, classes, found)
+        except Exception as error:  # one case that runs out of memory or cannot be compiled does not end the others
+            say(f"{number + 1}/{len(todo)} {case} failed: {type(error).__name__}: {error}")
+            continue
         say(f"{number + 1}/{len(todo)} {_line(row)}")
         yield row
 
@@ -119,10 +123,16 @@ def measure(
 def _times(candidates: dict[str, nn.Module], case: Case, device: str, clock: str, rounds: int) -> Row:
     """Return median seconds of each candidate, forward alone and with backward, and the ratio theirs to ours."""
     row: Row = {}
+    inputs, weights = _inputs(case, device)
     if case.compiled:
         torch._dynamo.reset()
         candidates = {name: torch.compile(layer, dynamic=False) for name, layer in candidates.items()}  # type: ignore
-    inputs, weights = _inputs(case, device)
+        try:
+            if "theirs" in candidates:
+                _step(candidates["theirs"], inputs, weights, case, device)(0)
+        except Exception as error:  # not every code of other people can be compiled
+            row["note"] = f"theirs cannot be compiled: {type(error).__name__}"
+            del candidates["theirs"]
     for kind, make in (("forward", _forward), ("training", _step)):
         calls = {name: make(layer, inputs, weights, case, device) for name, layer in candidates.items()}
         samples = interleave(calls, rounds, clock)
