@@ -76,7 +76,8 @@ class CoT(nn.Module):
     def _logits(self, keys: Tensor, x: Tensor) -> Tensor:
         mix, norm, relu, last = self.attention_embed
         # A product with the concatenation [keys; x] is the sum of two products; no concatenated map is stored.
-        hidden = project(mix.weight[:, : self.channels], None, keys) + project(mix.weight[:, self.channels :], mix.bias, x)
+        of_keys, of_x = mix.weight.split(self.channels, 1)
+        hidden = project(of_keys, None, keys) + project(of_x, mix.bias, x)
         hidden = relu(batch_norm(norm, hidden))  # (B, C / 2, H, W)
         # The mean of k * k outputs of a 1x1 convolution is one 1x1 convolution with the mean weights.
         if last.out_channels == self.channels:
