@@ -102,6 +102,13 @@ def benchmark(
     def left() -> float:
         return deadline - time.monotonic()
 
+    if start:
+        from ..host import start_time
+
+        rows = [row for row in rows if "program" not in row]
+        for row in start_time.measure(seconds=left() / (1 + whole + bool(todo))):
+            rows.append(row)
+            keep()
     todo = [case for case in todo if not any(asdict(case).items() <= row.items() for row in rows)]
     for row in grid.measure_all(todo, device, clock, rounds, classes, settings["ceilings"], left(), _say):
         rows.append(row)
@@ -111,13 +118,6 @@ def benchmark(
 
         rows = [row for row in rows if "place" not in row]
         for row in whole_model.measure_all(layers, device, rounds, left(), _say):
-            rows.append(row)
-            keep()
-    if start:
-        from ..host import start_time
-
-        rows = [row for row in rows if "program" not in row]
-        for row in start_time.measure(seconds=left()):
             rows.append(row)
             keep()
     path = keep()
