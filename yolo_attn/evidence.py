@@ -41,7 +41,7 @@ def record(task: str, settings: Mapping[str, Any], rows: list[dict[str, Any]], c
         },
         "versions": {
             "yolo-attn": __version__, "python": sys.version.split()[0],
-            **{name: importlib.metadata.version(name) for name in packages},
+            **{name: _version(name) for name in packages},
         },
         "settings": dict(settings),
         "rows": rows,
@@ -69,6 +69,13 @@ def check(content: Mapping[str, Any]) -> None:
             raise DataError(f"record field {name!r} is {content.get(name)!r}; it must be a {kind.__name__}")
     if not content["rows"] or not all(isinstance(row, Mapping) for row in content["rows"]):
         raise DataError("record field 'rows' must hold at least one mapping")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:
