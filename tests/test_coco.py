@@ -267,6 +267,19 @@ def test_a_jpeg_that_ends_too_early_is_judged_by_what_the_host_decodes(
     assert "cut.jpg)" in index.summary()
 
 
+@pytest.mark.parametrize("suffix", ["bmp", "tif"])
+def test_images_that_the_host_cannot_decode_are_unreadable(write_coco, write_image, tmp_path: Path, suffix) -> None:
+    write_image("images/a.png")
+    for name in (f"whole.{suffix}", f"cut.{suffix}"):
+        write_image(f"images/{name}", (64, 48))
+    cut = tmp_path / "images" / f"cut.{suffix}"
+    cut.write_bytes(cut.read_bytes()[: 2000 if suffix == "bmp" else -500])
+    path = write_coco([(1, "a.png"), (2, f"whole.{suffix}", (64, 48)), (3, f"cut.{suffix}", (64, 48))])
+    index = load_index(path, [tmp_path / "images"])
+    assert [Path(file).name for file in index.files] == ["a.png", f"whole.{suffix}"]
+    assert index.counts["unreadable_images"] == 1
+
+
 def test_a_cut_jpeg_that_can_be_decoded_is_used_and_counted(
     write_coco, write_image, tmp_path: Path, monkeypatch
 ) -> None:

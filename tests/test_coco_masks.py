@@ -27,6 +27,18 @@ def _bitmap(rng: np.random.Generator, smooth: bool) -> np.ndarray:
     return ((cv2.blur(noise, (9, 9)) if smooth else noise) > rng.uniform(0.3, 0.7)).astype(np.uint8)
 
 
+def test_boxes_that_are_not_those_around_their_mask_are_counted(write_coco, write_image, tmp_path: Path) -> None:
+    write_image("a.png", (40, 20))
+    path = write_coco([(1, "a.png")], [(1, 1, [0, 0, 10, 10]), (1, 1, [20, 5, 10, 10])])
+    document = json.loads(path.read_text())
+    for note in document["annotations"]:
+        note["segmentation"] = [[20, 5.4, 30, 5, 30, 15, 20, 15]]
+    path.write_text(json.dumps(document))
+    index = load_index(path, [tmp_path], task="segment", cache=False)
+    assert index.counts["boxes_redrawn"] == 1
+    assert "1 objects whose 'bbox' is not the box around their mask" in index.summary()
+
+
 @pytest.mark.parametrize("smooth", [False, True])
 def test_run_lengths_are_those_of_pycocotools(smooth) -> None:
     from pycocotools import mask as oracle

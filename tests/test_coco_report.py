@@ -108,6 +108,20 @@ def test_both_maps_stand_side_by_side_for_each_kind() -> None:
     assert len(lines) == 6
 
 
+def test_no_reason_where_nothing_differs_and_no_number_where_nothing_was_measured() -> None:
+    same = made("bbox")
+    own = {"bbox": {"mAP50": same.numbers["AP50"], "mAP50-95": same.numbers["AP"] + 1e-5}}
+    assert "They differ" not in compare_line(same, own)
+    empty = replace(same, numbers=dict.fromkeys(same.numbers, -1.0))
+    lines = compare_line(empty, OWN).splitlines()
+    assert lines[-1].split() == ["COCO,", "boxes", "-", "-"] and len(lines) == 3
+
+
+def test_boxes_drawn_around_masks_are_a_reason() -> None:
+    said = "takes 'bbox' where Ultralytics takes the box around the mask (5 differ)"
+    assert said in compare_line(made("bbox"), OWN, redrawn_boxes=5).splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "kind, changed, boxes, said",
     [

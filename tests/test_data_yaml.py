@@ -14,6 +14,14 @@ from yolo_attn.coco.keypoints import flip_index
 from yolo_attn.errors import DataError
 
 
+def test_a_name_has_one_id_in_all_splits(write_coco, write_image) -> None:
+    write_image("images/a.png")
+    one = write_coco([(1, "a.png")], [(1, 1, [0, 0, 5, 5])], {1: "cat"}, name="annotations/train.json")
+    two = write_coco([(1, "a.png")], [(1, 11, [0, 0, 5, 5])], {11: "cat"}, name="annotations/val.json")
+    with pytest.raises(DataError, match=r"val.json: 'categories' gives 'cat' the id 11, .*train.json gives it 1;"):
+        data_yaml.describe({"train": str(one), "val": str(two)})
+
+
 def test_describe_resolves_like_the_host_and_merges_categories(write_coco, tmp_path: Path) -> None:
     write_coco([(1, "a.png")], categories={9: "nine", 2: "two"})
     write_coco([(1, "b.png")], categories={5: "five", 9: "nine"}, name="annotations/val.json")

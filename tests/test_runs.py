@@ -126,7 +126,7 @@ def test_a_narrow_table_keeps_every_number(tmp_path: Path, width: int) -> None:
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("model: yolov8n-cbam; data: a|b_c")
     assert sum(line.count("39.88") for line in lines) == 3
-    assert any(line.startswith("a-very") and "…" in line for line in lines)
+    assert any(line.startswith("…") and line.split()[0].endswith("-run") for line in lines)
 
 
 def test_csv_has_every_field_flat(tmp_path: Path) -> None:

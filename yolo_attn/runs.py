@@ -92,7 +92,8 @@ def text(runs: Sequence[Row], width: int) -> str:
             break
         widest = max(words, key=lambda i: widths[i])
         widths[widest] -= 1
-        table[widest] = [_cut(cell, widths[widest]) for cell in table[widest]]
+        # Runs of one folder begin alike: their names are told apart by how they end.
+        table[widest] = [_cut(cell, widths[widest], keep_end=widest == 0) for cell in table[widest]]
     lines = [
         GAP.join(
             cell.rjust(size) if column[0] in numeric else cell.ljust(size)
@@ -221,15 +222,17 @@ def _stem(file: str) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return _number(None if value is None else 100 * value, 2)
+    return _number(None if value is None or value < 0 else 100 * value, 2)  # COCO's -1 is no result
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _cut(cell: str, size: int) -> str:
-    return cell if len(cell) <= size else cell[: size - 1] + "…"
+def _cut(cell: str, size: int, keep_end: bool) -> str:
+    if len(cell) <= size:
+        return cell
+    return "…" + cell[len(cell) - size + 1 :] if keep_end else cell[: size - 1] + "…"
 
 
 def _natural(name: str) -> list[Any]:

@@ -55,7 +55,7 @@ def build(file: Path, mode: str = "train", split: str = "train", **changed: Any)
     from ultralytics.data.utils import check_det_dataset
 
     data = check_det_dataset(str(file))
-    cfg = get_cfg(overrides={"imgsz": 64, "task": "detect", **changed})
+    cfg = get_cfg(overrides={"imgsz": 64, "task": "detect", "split": "test" if split == "test" else "val", **changed})
     return build_yolo_dataset(cfg, data[split], 2, data, mode=mode, rect=mode == "val")
 
 
@@ -195,8 +195,10 @@ def test_read_only_image_folders_train_and_cache(user: Path, tmp_path: Path, mon
 def test_other_tasks_and_missing_splits_are_clear_errors(user: Path) -> None:
     with pytest.raises(DataError, match=r"data.yaml: COCO JSON is for detect, segment, pose models; not for obb"):
         build(user, task="obb")
-    with pytest.raises(DataError, match=r"the split needed for 'val' is not named; it has train, val"):
+    with pytest.raises(DataError, match=r"data.yaml: no 'test:'; it names train, val"):
         build(user, mode="val", split="test")
+    with pytest.raises(DataError, match=r"classes=\[7\]: .*data.yaml has classes 0 to "):
+        build(user, classes=[7])
 
 
 def test_training_data_without_a_box_is_an_error(user: Path) -> None:

@@ -67,7 +67,7 @@ def match_classes(model: Sequence[str], data: Sequence[str], category_ids: Seque
     """
     mine, theirs = [_plain(name) for name in model], [_plain(name) for name in data]
     shared = set(mine) & set(theirs)
-    if len(mine) == len(theirs) and all(mine[i] == theirs[i] or mine[i] not in shared for i in range(len(mine))):
+    if mine == theirs or (len(mine) == len(theirs) and not shared):
         renamed = tuple((model[i], data[i]) for i in range(len(mine)) if mine[i] != theirs[i])
         return ClassMap(tuple(model), tuple(category_ids), renamed=renamed)
     if not shared:

@@ -16,6 +16,8 @@ import numpy as np
 _THREADS = 16
 _CHUNK = 512  # files per task of a thread; a task for each would cost more than the look at it
 _END_OF_JPEG = b"\xff\xd9"
+# Formats that OpenCV decodes whenever Pillow finds them whole.
+_PLAIN = {"JPEG", "MPO", "PNG", "WEBP"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def _size(file: str) -> tuple[int, int, bool]:
             is_cut = kind in {"JPEG", "MPO"} and _is_cut(stream)
     except Exception:  # Pillow raises its plugins' own errors for damaged files, struct.error and SyntaxError included
         return unreadable
-    if is_cut or (is_turned and kind not in {"JPEG", "MPO", "PNG"}):
+    # What the host's decoder makes of rarer formats, or of rotation in them, is seen by asking it.
+    if is_cut or kind not in _PLAIN or (is_turned and kind not in {"JPEG", "MPO", "PNG"}):
         decoded = _decoded_size(file)
         return unreadable if decoded is None else (*decoded, is_cut)
     return (h, w, False) if is_turned else (w, h, False)

@@ -105,6 +105,7 @@ _PHRASES = {
     "duplicate_boxes": "repeated boxes dropped",
     "boxes_as_segments": "objects without a mask that can be used, outlined by their box",
     "holes_filled": "masks with holes filled",
+    "boxes_redrawn": "objects whose 'bbox' is not the box around their mask, which is trained on",
     "without_keypoints": "objects without labelled keypoints dropped",
     "bad_keypoints": "keypoints outside their image or of negative visibility taken as not labelled",
     "missing_images": "images missing",

@@ -13,6 +13,8 @@ from .table import CocoTable
 TASKS = ("detect", "segment", "pose")
 # An edge that moves by less than this is rounding of the writer, not an object outside the image.
 _ROUNDING_PX = 0.01
+# A box around an outline that is farther than this from 'bbox' is another box; COCO rounds its own to half of it.
+_OTHER_BOX_PX = 1.0
 # A keypoint further outside than this is not in the picture.
 _BORDER_PX = 1.0
 _CHUNK = 20_000  # objects whose outlines are held in double precision at once
@@ -115,7 +117,7 @@ def _add_outlines(labels: Labels, table: CocoTable, rows: np.ndarray, boxes: np.
     x1, y1, x2, y2 = boxes.T
     rectangles = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
     is_moved = np.zeros(len(rows), dtype=bool)
-    counts = {"boxes_as_segments": 0, "holes_filled": 0}
+    counts = {"boxes_as_segments": 0, "holes_filled": 0, "boxes_redrawn": 0}
     points, lengths, found = [labels.points], [np.zeros(1, np.int64)], [np.zeros((0, 4), np.float32)]
     for start in range(0, len(rows), _CHUNK):
         chunk = slice(start, start + _CHUNK)
@@ -135,6 +137,8 @@ def _add_outlines(labels: Labels, table: CocoTable, rows: np.ndarray, boxes: np.
                 pieces[i] = rectangles[start + i]
             xy, corners, moved = _normalised(pieces, limits)
         counts["boxes_as_segments"] += int((is_box | is_flat).sum())
+        drawn = np.abs(corners * np.tile(limits, 2) - boxes[chunk]).max(1, initial=0) > _OTHER_BOX_PX
+        counts["boxes_redrawn"] += int(drawn.sum())
         is_moved[chunk] = moved
         points.append(xy)
         lengths.append(np.array([len(piece) for piece in pieces]))

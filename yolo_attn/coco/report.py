@@ -11,6 +11,7 @@ from .evaluation import MEASURES, PER_CLASS, Evaluation
 
 _WHAT = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 _WIDEST_NAME = 21
+_SHOWN_STEP = 5e-5  # half of the last digit shown
 
 
 def render(evaluation: Evaluation) -> str:
@@ -64,6 +65,7 @@ def compare_line(
     evaluations: Evaluation | Sequence[Evaluation],
     own: Mapping[str, Mapping[str, float]],
     changed_boxes: int = 0,
+    redrawn_boxes: int = 0,
 ) -> str:
     """Return both mAPs side by side for each kind, and one line with the reasons that apply to these data.
 
@@ -71,18 +73,24 @@ def compare_line(
         evaluations: One, or one of each kind.
         own: What Ultralytics found, by kind: ``{"bbox": {"mAP50": ..., "mAP50-95": ...}}``.
         changed_boxes: Boxes of the JSON that the labels lack or have clipped, for Ultralytics saw only those.
+        redrawn_boxes: Objects whose box in the labels is another, the one around their mask.
     """
     evaluations = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
-    lines = [f"{'':>22}{'mAP50':>11}{'mAP50-95':>11}"]
+    lines, differ = [f"{'':>22}{'mAP50':>11}{'mAP50-95':>11}"], False
     for evaluation in evaluations:
         theirs, ours = own[evaluation.kind], evaluation.numbers
         what = _WHAT[evaluation.kind]
-        lines.append(f"{f'Ultralytics, {what}':>22}{theirs['mAP50']:>11.4f}{theirs['mAP50-95']:>11.4f}")
-        lines.append(f"{f'COCO, {what}':>22}{ours['AP50']:>11.4f}{ours['AP']:>11.4f}")
-    return "\n".join([*lines, "They differ because " + _reasons(evaluations, changed_boxes) + "."])
+        pairs = [(theirs["mAP50"], ours["AP50"]), (theirs["mAP50-95"], ours["AP"])]
+        lines.append(f"{f'Ultralytics, {what}':>22}" + "".join(f"{value:>11.4f}" for value, _ in pairs))
+        shown = [f"{value:.4f}" if value >= 0 else "-" for _, value in pairs]
+        lines.append(f"{f'COCO, {what}':>22}" + "".join(f"{value:>11}" for value in shown))
+        differ |= any(value >= 0 and abs(value - other) >= _SHOWN_STEP for other, value in pairs)
+    if differ:
+        lines.append("They differ because " + _reasons(evaluations, changed_boxes, redrawn_boxes) + ".")
+    return "\n".join(lines)
 
 
-def _reasons(evaluations: Sequence[Evaluation], changed_boxes: int) -> str:
+def _reasons(evaluations: Sequence[Evaluation], changed_boxes: int, redrawn_boxes: int) -> str:
     crowds = max(evaluation.crowds for evaluation in evaluations)
     reasons = [
         "COCO reads precision in steps (Ultralytics along lines)",
@@ -101,6 +109,8 @@ def _reasons(evaluations: Sequence[Evaluation], changed_boxes: int) -> str:
             reasons.append("measures distances by the annotation's own area")
         if evaluation.ignored:
             reasons.append(f"ignores {evaluation.ignored} instance{_s(evaluation.ignored)} without a labelled keypoint")
+    if redrawn_boxes:
+        reasons.append(f"takes 'bbox' where Ultralytics takes the box around the mask ({redrawn_boxes} differ)")
     if changed_boxes:
         reasons.append(f"has {changed_boxes} box{'es' if changed_boxes > 1 else ''} that the labels clip or drop")
     return f"{', '.join(reasons[:-1])} and {reasons[-1]}"

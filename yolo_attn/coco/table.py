@@ -201,10 +201,21 @@ def merge_categories(tables: Sequence[CocoTable | Header]) -> tuple[tuple[Id, st
     """Return the categories of all splits sorted by id, so that every split has the same classes.
 
     Raises:
-        DataError: If two splits give one id different names.
+        DataError: If two splits give one id different names, or one name different ids.
     """
     merged: dict[Id, tuple[str, str]] = {}
+    ids_of: dict[str, tuple[set[Id], str]] = {}
     for table in tables:
+        mine: dict[str, set[Id]] = {}
+        for id_, name in table.categories:
+            mine.setdefault(name, set()).add(id_)
+        for name, ids in mine.items():
+            known_ids, where = ids_of.setdefault(name, (ids, table.path))
+            if known_ids.isdisjoint(ids):
+                raise DataError(
+                    f"{table.path}: 'categories' gives {name!r} the id {min(ids, key=sort_key)!r}, {where} gives it "
+                    f"{min(known_ids, key=sort_key)!r}; give a category the same id and name in every split"
+                )
         for id_, name in table.categories:
             known, where = merged.setdefault(id_, (name, table.path))
             if known != name:

@@ -17,6 +17,10 @@ from ..coco.index import Id, load_index
 from ..errors import DataError
 
 _CHANGED = ("clipped", "degenerate", "duplicate_boxes", "without_keypoints")
+# Counts that mean that something is wrong with the files, not only with a box.
+_SUSPICIOUS = (
+    "missing_images", "unreadable_images", "cut_images", "size_differs", "unknown_image", "unknown_category",
+)  # fmt: skip
 
 
 class COCOLabels:
@@ -27,12 +31,14 @@ class COCOLabels:
         true_sizes: Path of an image -> its height and width as it is decoded.
         json_file: The JSON file.
         changed_boxes: Boxes of the JSON that the labels lack or have clipped, crowd regions not counted.
+        redrawn_boxes: Objects of a segment run whose box in the JSON is not the one around their mask.
     """
 
     image_ids: dict[str, tuple[Id, ...]]
     true_sizes: dict[str, tuple[int, int]]
     json_file: str
     changed_boxes: int
+    redrawn_boxes: int
     # The host's own attributes.
     augment: bool
     cache: Any
@@ -55,8 +61,10 @@ class COCOLabels:
         task = "segment" if self.use_segments else "pose" if self.use_keypoints else "detect"
         self._index = load_index(json_path, split["images"], categories, task)
         self.changed_boxes = sum(self._index.counts.get(name, 0) for name in _CHANGED)
+        self.redrawn_boxes = self._index.counts.get("boxes_redrawn", 0)
         if LOCAL_RANK in {-1, 0}:
-            LOGGER.info(f"{self.prefix}{self._index.summary()}")
+            say = LOGGER.warning if any(self._index.counts.get(name) for name in _SUSPICIOUS) else LOGGER.info
+            say(f"{self.prefix}{self._index.summary()}")
             for note in self.data.get("notes", ()):
                 LOGGER.info(f"{self.prefix}{note}")
         if self.augment and not self._index.counts["boxes"]:
@@ -71,6 +79,14 @@ class COCOLabels:
         if check_file_speeds is not None:
             check_file_speeds(files, prefix=self.prefix)
         return files
+
+    def update_labels(self, include_class: list[int] | None) -> None:
+        """Restrict the labels to some classes, as the host does when it builds the dataset.
+
+        Newer hosts do it again for a model with fewer classes than the data, by number; the validator matches by name.
+        """
+        if not hasattr(self, "transforms"):
+            super().update_labels(include_class)  # type: ignore[misc]
 
     def get_labels(self) -> list[dict[str, Any]]:
         """Return one label per image, as the host's own ``get_labels`` does."""

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,11 @@ def train(model: str | Path, data: str | Path | None = None, gate: bool = True, 
     pretrained = arguments.get("pretrained")
     if isinstance(pretrained, str | Path) and not arguments.get("resume") and _is_yaml(model):
         yolo.load(str(pretrained))  # as the yolo command does: older hosts forget it in train
+    begun = time.time()
     yolo.train(**arguments)
     trainer: Any = yolo.trainer
     weights = trainer.best if Path(trainer.best).exists() else trainer.last
-    return {"save_dir": str(trainer.save_dir), "weights": str(weights), **_report(Path(trainer.save_dir))}
+    return {"save_dir": str(trainer.save_dir), "weights": str(weights), **_report(Path(trainer.save_dir), begun)}
 
 
 def val(weights: str | Path, data: str | Path | None = None, **arguments: Any) -> dict[str, Any]:
@@ -73,8 +75,9 @@ def val(weights: str | Path, data: str | Path | None = None, **arguments: Any) -
         _check_data(data, splits)
     folders: list[Path] = []
     yolo.add_callback("on_val_start", lambda validator: folders.append(Path(validator.save_dir)))
+    begun = time.time()
     yolo.val(data=str(data), **arguments)
-    return {"save_dir": str(folders[-1]), "weights": str(weights), **_report(folders[-1])}
+    return {"save_dir": str(folders[-1]), "weights": str(weights), **_report(folders[-1], begun)}
 
 
 def main(verb: str, argv: Sequence[str] | None = None) -> int:
@@ -208,8 +211,11 @@ def _is_yaml(model: str | Path) -> bool:
     return Path(model).suffix in (".yaml", ".yml")
 
 
-def _report(save_dir: Path) -> dict[str, Any]:
+def _report(save_dir: Path, begun: float) -> dict[str, Any]:
+    """Return the report written since then; an older one in the folder is of another run."""
     from .coco_validator import REPORT
 
     file = save_dir / REPORT
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    # Some file systems keep whole seconds.
+    is_new = file.is_file() and file.stat().st_mtime >= int(begun)
+    return json.loads(file.read_text(encoding="utf-8")) if is_new else {}

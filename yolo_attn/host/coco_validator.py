@@ -55,10 +55,12 @@ class Official:
     During training, epochs are validated as the host does; the official numbers are computed for the final checkpoint.
 
     Attributes:
+        is_judged: Whether to compute them at all; the host's own numbers come in any case.
         coco_stats: Kind (``bbox``, ``segm``, ``keypoints``) -> official numbers by name, or None before they are known.
     """
 
     coco_stats: dict[str, dict[str, float]] | None = None
+    is_judged: bool = True
     # The host's own attributes.
     args: Any
     class_map: list[Any]
@@ -83,7 +85,7 @@ class Official:
         self.nc = len(model.names)
         self.is_coco = self.is_lvis = False
         self.class_map = list(self._classes.category_ids)
-        self.args.save_json = not self.training
+        self.args.save_json = self._is_official()
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Give the labels the model's class numbers, after the host's own preparation."""
@@ -139,7 +141,7 @@ class Official:
             "predictions": {kind: str(self._write(kind)) for kind in own},
             "notes": [*self._classes.notes(dataset.json_file, self._foreign)],
         }
-        if table.is_annotated:
+        if len(table.boxes):
             classes = self.args.classes
             ids = self.data["category_ids"]
             chosen = ids if classes is None else [ids[c] for c in _as_list(classes)]
@@ -158,7 +160,7 @@ class Official:
             LOGGER.info(self._text(report, evaluations))
         else:
             LOGGER.info(
-                f"{dataset.json_file} has no 'annotations': nothing to compare with. Predictions with its ids, ready "
+                f"{dataset.json_file} has no annotations: nothing to compare with. Predictions with its ids, ready "
                 f"to submit: {', '.join(report['predictions'].values())}"
             )
         (self.save_dir / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
@@ -167,7 +169,7 @@ class Official:
     def _text(self, report: dict[str, Any], evaluations: list[Evaluation]) -> str:
         """Return what is printed: official numbers, categories, both mAPs and why they differ, files."""
         part = "" if report["images"] == report["images_in_json"] else f" of {report['images_in_json']}"
-        lines = []
+        lines, dataset = [], self.dataloader.dataset
         # The tables may be long: what is short and official stands last, where the reader ends.
         for evaluation in evaluations if self.args.verbose else ():
             if len(evaluation.per_class) > 1:
@@ -179,7 +181,7 @@ class Official:
             [
                 *lines,
                 "",
-                compare_line(evaluations, report["ultralytics"], self.dataloader.dataset.changed_boxes),
+                compare_line(evaluations, report["ultralytics"], dataset.changed_boxes, dataset.redrawn_boxes),
                 *(f"Note: {note}." for note in report["notes"]),
                 f"Per class: {report['per_class']}",
                 f"Predictions with the JSON's ids: {', '.join(report['predictions'].values())}",
@@ -201,7 +203,7 @@ class Official:
         return file
 
     def _is_official(self) -> bool:
-        return not self.training
+        return self.is_judged and not self.training
 
     def _match(self, names: Mapping[int, str]) -> ClassMap:
         self._foreign = 0

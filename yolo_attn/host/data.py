@@ -137,9 +137,13 @@ def _check_request(given: dict[str, Any], data: dict[str, Any], settings: Any) -
     if task == "pose" and "kpt_shape" not in data:
         _check_keypoints(Path(file))
     if not given["img_path"]:
-        wanted = given.get("mode", "train")
-        there = ", ".join(data["coco"])
-        raise DataError(f"{file}: the split needed for {wanted!r} is not named; it has {there}")
+        wanted = "train" if given.get("mode", "train") == "train" else getattr(settings, "split", None) or "val"
+        raise DataError(f"{file}: no '{wanted}:'; it names {', '.join(data['coco'])}")
+    asked = getattr(settings, "classes", None)
+    names = list(data["names"].values())
+    wrong = [c for c in (asked if isinstance(asked, list | tuple) else [asked]) if c not in (None, *range(len(names)))]
+    if wrong:
+        raise DataError(f"classes={asked}: {file} has classes 0 to {len(names) - 1} ({', '.join(names[:5])}...)")
 
 
 def _rebound(original: Callable[..., Any], name: str, value: Any) -> Callable[..., Any]:

@@ -82,6 +82,7 @@ def _validate(trainer: Any, model: nn.Module) -> dict[str, float]:
 
     validator = copy.copy(trainer.validator)
     validator.args = copy.copy(validator.args)
+    validator.is_judged = False  # the official numbers of COCO-format data would not be looked at
     validator.args.plots = validator.args.save_json = validator.args.save_txt = False
     for name, value in (("half", False), ("quantize", None)):
         if hasattr(validator.args, name):
