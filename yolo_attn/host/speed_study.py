@@ -61,9 +61,10 @@ def measure(arguments: dict[str, Any], stock: bool = False) -> dict[str, Any]:
         stock: Take our joints out first; Ultralytics must not have been imported yet for this to mean anything.
 
     Returns:
-        ``images/s``: images trained per second in the fastest epoch, validation left out; ``epochs``: seconds of each
-        epoch's training; ``seconds``: of the whole run; ``memory``: peak GB, on CUDA what is reserved, else resident;
-        and the mAPs of the last epoch.
+        ``images/s``: images trained per second in the fastest epoch, validation left out; ``images/cpu s``: the same by
+        the processor time of this process, which other work on the machine disturbs less (without workers and GPU);
+        ``epochs``: seconds of each epoch's training; ``seconds``: of the whole run; ``memory``: peak GB, on CUDA what
+        is reserved, else resident; and the mAPs of the last epoch.
     """
     import yolo_attn
 
@@ -73,23 +74,25 @@ def measure(arguments: dict[str, Any], stock: bool = False) -> dict[str, Any]:
     from ultralytics import YOLO
 
     begun = time.perf_counter()
-    marks: list[float] = []
+    marks: list[tuple[float, float]] = []
 
     def mark(trainer: Any) -> None:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
-        marks.append(time.perf_counter())
+        marks.append((time.perf_counter(), time.process_time()))
 
     yolo: Any = YOLO(arguments["model"])
     yolo.add_callback("on_train_epoch_start", mark)
     yolo.add_callback("on_train_epoch_end", mark)
     yolo.train(**arguments)
     trainer = yolo.trainer
-    epochs = [end - start for start, end in zip(marks[::2], marks[1::2], strict=True)]
+    images = len(trainer.train_loader.dataset)
+    epochs, busy = ([b[i] - a[i] for a, b in zip(marks[::2], marks[1::2], strict=True)] for i in (0, 1))
     on_gpu = trainer.device.type == "cuda"
     peak = torch.cuda.max_memory_reserved(trainer.device) if on_gpu else _resident()
     return {
-        "images/s": len(trainer.train_loader.dataset) / min(epochs),
+        "images/s": images / min(epochs),
+        "images/cpu s": images / min(busy),
         "epochs": epochs,
         "seconds": time.perf_counter() - begun,
         "memory": peak / 1e9,
@@ -138,19 +141,21 @@ def study(
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one row a model and side: medians, and the ratio of speeds to the stock run of the same round."""
-    base = {run["round"]: run["images/s"] for run in runs if run["stock"]}
+    clocks = {"ratio": "images/s", "cpu ratio": "images/cpu s"}
+    base = {run["round"]: run for run in runs if run["stock"]}
     rows = []
     for model, stock in dict.fromkeys((run["model"], run["stock"]) for run in runs):
         mine = [run for run in runs if (run["model"], run["stock"]) == (model, stock)]
-        ratios = sorted(run["images/s"] / base[run["round"]] for run in mine)
+        ratios = {
+            name: sorted(run[clock] / base[run["round"]][clock] for run in mine) for name, clock in clocks.items()
+        }
         rows.append(
             {
                 "model": Path(model).stem,
                 "side": "Ultralytics, YOLO labels" if stock else "yolo-attn, COCO JSON",
                 **{key: statistics.median(run[key] for run in mine) for key in ("images/s", "memory", *METRICS)},
-                "ratio": statistics.median(ratios),
-                "lowest": ratios[0],
-                "highest": ratios[-1],
+                **{name: statistics.median(values) for name, values in ratios.items()},
+                **{f"{name} range": [values[0], values[-1]] for name, values in ratios.items()},
                 "rounds": len(mine),
             }
         )
