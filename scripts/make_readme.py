@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def sections() -> dict[str, str]:
     """Return the text of every generated part by its marker."""
     parts = {"layers": registry.markdown()}
-    tables = {"transfer": evidence.transfer_table, "transfer-bccd": evidence.study_table, "benchmark": report.benchmark_table}
+    tables = {
+        "transfer": evidence.transfer_table,
+        "transfer-bccd": evidence.study_table,
+        "benchmark": report.benchmark_table,
+    }
     for task, table in tables.items():
         content = evidence.load(ROOT / "results", task)
         if content is not None:

@@ -28,7 +28,8 @@ def main() -> None:
     given = parser.parse_args()
     splits = {s: (given.data / f"annotations/instances_{s}.json", given.data / f"images/{s}") for s in ("train", "val")}
     names = ("epochs", "imgsz", "batch", "workers", "fraction")
-    settings = {name: getattr(given, name) for name in names} | {"amp": True, "plots": False, "pretrained": False, "val": False}
+    settings = {name: getattr(given, name) for name in names}
+    settings |= {"amp": True, "plots": False, "pretrained": False, "val": False}
 
     def done(runs: list[dict]) -> None:
         rows = speed_study.summarise(runs)
