@@ -96,7 +96,7 @@ def small_model(
         torch.nn.init.constant_(branch[-1].bias, -1.0)
     model.names, model.args, model.task = names, {}, task
     path = folder / "model.pt"
-    torch.save({"model": model, "train_args": {}, "date": "", "version": ""}, path)
+    torch.save({"model": model, "train_args": {"task": task}, "date": "", "version": ""}, path)
     return path
 
 
