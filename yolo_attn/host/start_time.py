@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..bench.measure import quartiles, ratio
 from ..errors import HostError
 
 HOOK = "yolo_attn.pth"
+_SWITCHES = {"YOLO_ATTN_AUTOLOAD", "PYTHONDONTWRITEBYTECODE"}
 PROGRAMS = {
     "yolo version": "sys.argv = ['yolo', 'version']; from ultralytics.cfg import entrypoint; entrypoint()",
     "from ultralytics import YOLO": "from ultralytics import YOLO",
@@ -39,12 +41,17 @@ def measure(pairs: int = 20, seconds: float = float("inf")) -> Iterator[dict[str
     if hook is None:
         raise HostError(f"{HOOK} is in no folder of sys.path; install yolo-attn first: pip install .")
     line = hook.read_text(encoding="utf-8").strip()
+    with tempfile.TemporaryDirectory() as cache:
+        yield from _programs(line, pairs, seconds, cache)
+
+
+def _programs(line: str, pairs: int, seconds: float, cache: str) -> Iterator[dict[str, Any]]:
     begin = time.monotonic()
     for number_of_program, (name, program) in enumerate(PROGRAMS.items(), start=1):
         end = begin + seconds * number_of_program / len(PROGRAMS)
         sources = {"with": _source(line, program), "without": _source("", program)}
         for key, source in sources.items():
-            present = _run(source)[1].split()[0]
+            present = _run(source, cache)[1].split()[0]
             if present != str(key == "with"):
                 raise HostError(f"{name}: the interpreter {key} the hook says {present} when asked for yolo_attn")
         samples: dict[str, list[float]] = {key: [] for key in sources}
@@ -52,7 +59,7 @@ def measure(pairs: int = 20, seconds: float = float("inf")) -> Iterator[dict[str
             if number and time.monotonic() > end:
                 break
             for key in list(sources) if number % 2 else list(sources)[::-1]:
-                samples[key].append(_run(sources[key])[0])
+                samples[key].append(_run(sources[key], cache)[0])
         yield {
             "program": name, "pairs": len(samples["with"]), "ratio": ratio(samples["with"], samples["without"]),
             **{key: quartiles(values) for key, values in samples.items()},
@@ -63,9 +70,13 @@ def _source(line: str, program: str) -> str:
     return f"import sys\nsys.path[:] = {sys.path!r}\n{line}\nprint('yolo_attn' in sys.modules)\n{program}\n"
 
 
-def _run(source: str) -> tuple[float, str]:
-    """Return the seconds that a fresh interpreter takes for a source, and what it prints."""
-    environment = {key: value for key, value in os.environ.items() if key != "YOLO_ATTN_AUTOLOAD"}
+def _run(source: str, cache: str) -> tuple[float, str]:
+    """Return the seconds that a fresh interpreter takes for a source, and what it prints.
+
+    Byte code is kept in the folder ``cache``, for all packages alike, as an installer leaves it.
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in _SWITCHES}
+    environment["PYTHONPYCACHEPREFIX"] = cache
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-S", "-c", source], env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - begin
