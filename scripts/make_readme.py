@@ -17,6 +17,8 @@ def sections() -> dict[str, str]:
     tables = {
         "transfer": evidence.transfer_table,
         "transfer-bccd": evidence.study_table,
+        "speed-bccd": evidence.speed_table,
+        "speed-bccd-layers": evidence.speed_table,
         "benchmark": report.benchmark_table,
     }
     for task, table in tables.items():

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the training images")
+    parser.add_argument("--task", default="speed-bccd", help="name of the record")
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
     splits = {s: (given.data / f"annotations/instances_{s}.json", given.data / f"images/{s}") for s in ("train", "val")}
@@ -35,8 +36,10 @@ def main() -> None:
         rows = speed_study.summarise(runs)
         for row in rows:
             print(row, flush=True)
-        command = f"python scripts/speed_study.py --data {given.data.name}"
-        evidence.save(evidence.record("speed-bccd", {**settings, "runs": runs}, rows, command), given.out)
+        options = [f"--{name} {getattr(given, name)}" for name in ("rounds", *names, "task")]
+        models = f"--models {' '.join(given.models)}"
+        command = " ".join(["python scripts/speed_study.py", f"--data {given.data.name}", models, *options])
+        evidence.save(evidence.record(given.task, {**settings, "runs": runs}, rows, command), given.out)
 
     with tempfile.TemporaryDirectory() as work:
         data = str(write_description(splits))

@@ -134,3 +134,14 @@ def study_table(content: Mapping[str, Any]) -> str:
         start = starts.get(row["start"], "all tensors, identity start")
         lines.append(f"| {row['layer']} | {row['place'] or '-'} | {start} | {values} |")
     return "\n".join(lines)
+
+
+def speed_table(content: Mapping[str, Any]) -> str:
+    """Return a record of ``scripts/speed_study.py`` as Markdown: speed, memory and ratio to stock of each model."""
+    lines = ["| model | side | images/s | peak GB | speed over stock | rounds |", "|---" * 6 + "|"]
+    for row in content["rows"]:
+        low, high = row["ratio range"]
+        ratio = "1" if low == high == 1 else f"{row['ratio']:.3f} ({low:.3f}-{high:.3f})"
+        cells = [row["model"], row["side"], f"{row['images/s']:.2f}", f"{row['memory']:.2f}", ratio, str(row["rounds"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
