@@ -140,7 +140,7 @@ def test_a_pickled_dataset_is_whole(user: Path) -> None:
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.im_files == dataset.im_files
     assert copy.image_ids == dataset.image_ids
-    assert copy.npy_files == dataset.npy_files
+    assert list(copy.npy_files) == list(dataset.npy_files)
     np.testing.assert_array_equal(np.asarray(copy[0]["img"]), np.asarray(dataset[0]["img"]))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ultralytics.data import base
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.rtdetr.val import RTDETRDataset
@@ -93,19 +95,24 @@ class COCOLabels:
         index = self._index
         del self._index  # workers get the dataset pickled; the labels hold all that is needed
         position = {file: i for i, file in enumerate(index.files)}
-        self.image_ids = {file: index.ids[position[file]] for file in self.im_files}
-        self.true_sizes = {file: tuple(index.sizes[position[file]].tolist()) for file in self.im_files}
+        order = [position[file] for file in self.im_files]
+        sizes, starts = index.sizes.tolist(), index.starts.tolist()
+        self.image_ids = {file: index.ids[i] for file, i in zip(self.im_files, order, strict=True)}
+        self.true_sizes = {file: tuple(sizes[i]) for file, i in zip(self.im_files, order, strict=True)}
+        # Slices of arrays of our own: the host may write to them, and copies what it augments.
+        cls, bboxes = index.cls.astype(np.float32)[:, None], index.bboxes.copy()
+        keypoints = index.kpts.copy() if self.use_keypoints else None
         labels: list[dict[str, Any]] = []
-        for file in self.im_files:
-            cls, bboxes = index.labels(position[file])
+        for file, i in zip(self.im_files, order, strict=True):
+            rows = slice(starts[i], starts[i + 1])
             labels.append(
                 {
                     "im_file": file,
-                    "shape": tuple(index.sizes[position[file]].tolist()),
-                    "cls": cls,
-                    "bboxes": bboxes,
-                    "segments": index.segments(position[file]) if self.use_segments else [],
-                    "keypoints": index.keypoints(position[file]) if self.use_keypoints else None,
+                    "shape": self.true_sizes[file],
+                    "cls": cls[rows],
+                    "bboxes": bboxes[rows],
+                    "segments": index.segments(i) if self.use_segments else [],
+                    "keypoints": None if keypoints is None else keypoints[rows],
                     "normalized": True,
                     "bbox_format": "xywh",
                 }
@@ -114,13 +121,13 @@ class COCOLabels:
         return labels
 
     @property
-    def npy_files(self) -> list[Path]:
+    def npy_files(self) -> Any:
         """Where decoded images are cached; the host would put them beside the images."""
         return self._npy_files
 
     @npy_files.setter
     def npy_files(self, beside_images: list[Path]) -> None:
-        self._npy_files = [_npy_file(Path(file)) for file in self.im_files]
+        self._npy_files = _NpyFiles(self.im_files)
 
     def check_cache_disk(self, safety_margin: float = 0.1) -> bool:
         """Return whether the cache folder can be written and has room for all decoded images."""
@@ -148,8 +155,20 @@ class COCORTDETRDataset(COCOLabels, RTDETRDataset):
     """Dataset of RT-DETR models."""
 
 
-def _npy_file(image: Path) -> Path:
-    """Return the cache file of an image as it is now: a changed image gets another one."""
-    stat = image.stat()
-    key = f"{image.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
-    return cache_folder() / "images" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+class _NpyFiles(Sequence[Path]):
+    """Cache file of each image as it is now, looked up when it is asked for: a changed image gets another one."""
+
+    def __init__(self, images: list[str]) -> None:
+        self._images = images
+        self._folder = cache_folder() / "images"
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        image = Path(self._images[i]).absolute()
+        stat = image.stat()
+        key = f"{image}|{stat.st_size}|{stat.st_mtime_ns}"
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
