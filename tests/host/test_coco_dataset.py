@@ -161,11 +161,11 @@ def test_nothing_is_written_beside_the_images(user: Path, tmp_path: Path, cache:
 
 
 def test_a_changed_image_is_cached_anew(user: Path, write_image) -> None:
-    first = build(user, cache="disk")
+    before = list(build(user, cache="disk").npy_files)
     write_image("user/images/x/1.png", (88, 40))
     second = build(user, cache="disk")
-    assert first.npy_files[0] != second.npy_files[0]
-    assert first.npy_files[1:] == second.npy_files[1:]
+    assert before[0] != second.npy_files[0]
+    assert before[1:] == second.npy_files[1:]
     assert second.load_image(0)[1] == (40, 88)
 
 
