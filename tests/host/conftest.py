@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import yolo_attn
+
 Run = Callable[..., subprocess.CompletedProcess]
 
 
@@ -46,3 +48,13 @@ def run(tmp_path: Path, host_settings: dict[str, str]) -> Run:
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def installed():
+    """The joints are in place for the tests of a module, and as before afterwards."""
+    was = yolo_attn.installed()
+    yolo_attn.install()
+    yield
+    if not was:
+        yolo_attn.uninstall()

@@ -11,22 +11,14 @@ import numpy as np
 import pytest
 import yaml
 
-import yolo_attn
 from yolo_attn.coco.data_yaml import describe
 from yolo_attn.errors import DataError, HostError
 from yolo_attn.host import data as joints
 
+pytestmark = pytest.mark.usefixtures("installed")
+
 CHECK = "ultralytics.data.utils"
 BUILD = "ultralytics.data.build"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed():
-    was = yolo_attn.installed()
-    yolo_attn.install()
-    yield
-    if not was:
-        yolo_attn.uninstall()
 
 
 @pytest.fixture

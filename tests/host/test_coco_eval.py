@@ -19,17 +19,10 @@ from yolo_attn.coco.evaluation import MEASURES, NUMBERS
 from yolo_attn.errors import DataError
 from yolo_attn.host import coco_run
 
+pytestmark = pytest.mark.usefixtures("installed")
+
 DATA = Path(os.environ.get("YOLO_ATTN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FAST = {"imgsz": 64, "workers": 0, "plots": False, "batch": 8, "verbose": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed():
-    was = yolo_attn.installed()
-    yolo_attn.install()
-    yield
-    if not was:
-        yolo_attn.uninstall()
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import yolo_attn
 from yolo_attn.coco import table as coco_table
 from yolo_attn.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("installed")
 
 MUTATIONS = 36
 
@@ -31,15 +32,6 @@ def _mutations() -> ModuleType:
 
 
 FUZZ = _mutations()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed():
-    was = yolo_attn.installed()
-    yolo_attn.install()
-    yield
-    if not was:
-        yolo_attn.uninstall()
 
 
 @pytest.fixture

@@ -8,19 +8,11 @@ from typing import Any
 
 import pytest
 
-import yolo_attn
 from yolo_attn import shapes
 
+pytestmark = pytest.mark.usefixtures("installed")
+
 BASE = {"epochs": 2, "imgsz": 64, "batch": 8, "workers": 0, "plots": False, "verbose": False, "val": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed():
-    was = yolo_attn.installed()
-    yolo_attn.install()
-    yield
-    if not was:
-        yolo_attn.uninstall()
 
 
 @pytest.fixture
