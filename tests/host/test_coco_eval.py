@@ -152,7 +152,7 @@ def test_official_numbers_equal_pycocotools_with_the_users_ids(demo: Path, tmp_p
     before = {str(p): p.stat().st_mtime_ns for p in demo.parent.rglob("*")}
     record = coco_run.val(small_model(tmp_path, NAMES), demo, **FAST)
     path = demo.parent / "annotations/val.json"
-    ids = [image["id"] for image in json.loads(path.read_text())["images"]]
+    ids = _ids(demo)
     check(record, path, ids)
     assert 0.05 < record["coco"]["bbox"]["AP"] < 0.95
     assert 0.05 < record["ultralytics"]["bbox"]["mAP50-95"] < 0.95
@@ -166,7 +166,7 @@ def test_official_numbers_equal_pycocotools_with_the_users_ids(demo: Path, tmp_p
 def test_classes_that_are_asked_for_are_the_ones_evaluated(demo: Path, tmp_path: Path, oracle) -> None:
     oracle(3)
     path = demo.parent / "annotations/val.json"
-    ids = [image["id"] for image in json.loads(path.read_text())["images"]]
+    ids = _ids(demo)
     record = coco_run.val(small_model(tmp_path, NAMES), demo, classes=[1], **FAST)
     assert record["coco"]["bbox"]["AP"] > 0.05
     check(record, path, ids, catIds=[3001])
@@ -184,7 +184,7 @@ def test_a_model_that_predicts_nothing_gets_zeros(demo: Path, tmp_path: Path) ->
 def test_classes_are_matched_by_name_where_their_order_differs(demo: Path, tmp_path: Path, oracle) -> None:
     oracle(3)
     path = demo.parent / "annotations/val.json"
-    ids = [image["id"] for image in json.loads(path.read_text())["images"]]
+    ids = _ids(demo)
     swapped = {0: "Square", 1: "zebra", 2: "circle", 3: "triangle"}
     record = coco_run.val(small_model(tmp_path, swapped), demo, **FAST)
     check(record, path, ids)
@@ -197,7 +197,7 @@ def test_classes_are_matched_by_name_where_their_order_differs(demo: Path, tmp_p
 def test_categories_that_the_model_lacks_count_as_zero(demo: Path, tmp_path: Path, oracle) -> None:
     oracle(2)
     path = demo.parent / "annotations/val.json"
-    ids = [image["id"] for image in json.loads(path.read_text())["images"]]
+    ids = _ids(demo)
     record = coco_run.val(small_model(tmp_path, {0: "triangle", 1: "square"}), demo, **FAST)
     check(record, path, ids)
     assert any("the model cannot predict circle" in note for note in record["notes"])
@@ -289,7 +289,7 @@ def test_keypoints_are_judged_as_pycocotools_does(demo: Path, tmp_path: Path, or
         path.write_text(json.dumps(document))
     record = coco_run.val(small_model(tmp_path, NAMES, "pose", data_kpt_shape=(17, 3)), demo, **FAST)
     path = demo.parent / "annotations/val.json"
-    ids = [image["id"] for image in json.loads(path.read_text())["images"]]
+    ids = _ids(demo)
     for kind in ("bbox", "keypoints"):
         check(record, path, ids, kind)
         assert 0.05 < record["coco"][kind]["AP"] < 0.99
@@ -305,8 +305,30 @@ def test_a_category_that_only_the_training_split_has_changes_no_number(demo: Pat
     path.write_text(json.dumps(document))
     record = coco_run.val(small_model(tmp_path, {0: "circle", 1: "hexagon", 2: "square", 3: "triangle"}), demo, **FAST)
     path = demo.parent / "annotations/val.json"
-    check(record, path, [image["id"] for image in json.loads(path.read_text())["images"]])
+    check(record, path, _ids(demo))
     assert 0.03 < record["coco"]["bbox"]["AP"] < 0.95
+
+
+def test_keypoints_without_visibility_are_written_as_triples(monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from ultralytics.models.yolo.pose import PoseValidator
+
+    from yolo_attn.host import coco_validator
+
+    for name, number in (("two", 2), ("three", 3)):
+        validator = coco_validator._official(PoseValidator).__new__(coco_validator._official(PoseValidator))
+        # Three points: neither 6 nor 9 numbers say by themselves how many belong to a point.
+        written = [float(n) for n in range(3 * number)]
+        row = {"image_id": "", "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5, "keypoints": written}
+        monkeypatch.setattr(PoseValidator, "pred_to_json", lambda self, *_, row=row: self.jdict.append(dict(row)))
+        dataset = SimpleNamespace(image_ids={"a/b.png": (7,)})
+        validator.jdict, validator._foreign, validator.data = [], 0, {"kpt_shape": [3, number]}
+        validator.dataloader = SimpleNamespace(dataset=dataset)
+        validator.pred_to_json(None, "a/b.png")
+        (made,) = validator.jdict
+        assert made["keypoints"] == ([0, 1, 1, 2, 3, 1, 4, 5, 1] if number == 2 else written), name
+        assert (made["image_id"], made["file_name"]) == (7, "b.png")
 
 
 def test_a_pose_model_needs_keypoints(demo: Path, tmp_path: Path) -> None:
@@ -355,7 +377,7 @@ def test_exported_models_validate_as_their_checkpoint(demo: Path, tmp_path: Path
         assert (np.abs(same[:, 2:] - row[2:]) <= [1, 1, 1, 1, 0.02]).all(1).any(), row
     assert record["coco"]["bbox"]["AP50"] == pytest.approx(native["coco"]["bbox"]["AP50"], abs=0.01)
     path = demo.parent / "annotations/val.json"
-    check(record, path, [image["id"] for image in json.loads(path.read_text())["images"]])
+    check(record, path, _ids(demo))
 
 
 def _host_exports_onnx() -> bool:
@@ -382,7 +404,7 @@ def test_training_ends_with_the_official_numbers(demo: Path) -> None:
     assert Path(record["weights"]).name == "best.pt"
     path = demo.parent / "annotations/val.json"
     if json.loads(Path(record["predictions"]["bbox"]).read_text()):
-        check(record, path, [image["id"] for image in json.loads(path.read_text())["images"]])
+        check(record, path, _ids(demo))
     assert set(record["coco"]["bbox"]) == set(NUMBERS)
     assert record["images"] == 24
 
@@ -518,7 +540,7 @@ def test_the_yolo_command_reports_official_numbers(demo: Path, run, tmp_path: Pa
     assert "Official COCO numbers (bbox) against" in done.stdout + done.stderr
     report = json.loads((tmp_path / "runs/val/coco_metrics.json").read_text())
     path = demo.parent / "annotations/val.json"
-    check(report, path, [image["id"] for image in json.loads(path.read_text())["images"]])
+    check(report, path, _ids(demo))
     (demo.parent / "annotations/val.json").write_text("{")
     failed = run("yolo", "val", f"model={model}", f"data={demo}", *words, ok=False)
     assert failed.stderr.splitlines()[-1].startswith(f"error: {demo.parent}/annotations/val.json: not JSON")

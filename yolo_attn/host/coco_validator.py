@@ -110,7 +110,7 @@ class Official:
         file = target["im_file"] if isinstance(target, dict) else target
         for row in rows:
             row["file_name"] = Path(file).name
-            if len(row.get("keypoints", ())) % 3 and not len(row["keypoints"]) % 2:
+            if "keypoints" in row and self.data["kpt_shape"][1] == 2:
                 row["keypoints"] = _with_visibility(row["keypoints"])
         known = [row for row in rows if row["category_id"] is not None]
         self._foreign += len(rows) - len(known)
