@@ -256,12 +256,13 @@ def _memory(device: torch.device, before: Mapping[str, int | None]) -> dict[str,
     now = {
         "cuda_reserved": torch.cuda.max_memory_reserved(device) if cuda else None,
         "cuda_allocated": torch.cuda.max_memory_allocated(device) if cuda else None,
-        "process": _peak_process_memory(),
+        "process": peak_process_memory(),
     }
     return {key: max(value, before.get(key) or 0) if value is not None else None for key, value in now.items()}
 
 
-def _peak_process_memory() -> int | None:
+def peak_process_memory() -> int:
+    """Return the peak resident memory of this process in bytes."""
     if sys.platform == "win32":
         import psutil
 

@@ -73,6 +73,8 @@ def measure(arguments: dict[str, Any], stock: bool = False) -> dict[str, Any]:
     import torch
     from ultralytics import YOLO
 
+    from .run_record import peak_process_memory
+
     begun = time.perf_counter()
     marks: list[tuple[float, float]] = []
 
@@ -89,7 +91,7 @@ def measure(arguments: dict[str, Any], stock: bool = False) -> dict[str, Any]:
     images = len(trainer.train_loader.dataset)
     epochs, busy = ([b[i] - a[i] for a, b in zip(marks[::2], marks[1::2], strict=True)] for i in (0, 1))
     on_gpu = trainer.device.type == "cuda"
-    peak = torch.cuda.max_memory_reserved(trainer.device) if on_gpu else _resident()
+    peak = torch.cuda.max_memory_reserved(trainer.device) if on_gpu else peak_process_memory()
     return {
         "images/s": images / min(epochs),
         "images/cpu s": images / min(busy),
@@ -160,11 +162,3 @@ def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _resident() -> int:
-    """Return the peak resident memory of this process in bytes."""
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
