@@ -20,13 +20,9 @@ class _Box(Function):
     """The mean, a symmetric operator: it is its own backward and keeps nothing for it, where pooling keeps two maps."""
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         # On a CPU sums of shifted maps are far faster than pooling.
         return _sum_of_7(_sum_of_7(x, 3), 2).mul_(1 / 49) if is_eager_cpu(x) else _pool(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

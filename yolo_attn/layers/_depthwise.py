@@ -1,4 +1,4 @@
-"""Depthwise convolutions with wide kernels, whose weight gradient takes most of the time of a step on a CPU."""
+"""Depthwise convolutions of stride 1, whose weight gradient takes most of the time of a step on a CPU."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
+from ._layout import as_format, format_of
 from ._pointwise import is_bare, is_recorded
 
 # The widest kernel whose weight gradient the CPU backend computes in its fast loop; the height does not matter.
@@ -15,57 +17,72 @@ FAST_WIDTH = 3
 
 
 def depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a depthwise convolution of stride 1 that keeps the map's size; see ``_Depthwise`` for what is gained.
+    """Apply a depthwise convolution of stride 1 with an odd kernel that keeps the map's size.
+
+    On a CPU it is several times as fast with the channels last in memory.
 
     Shape:
         ``(B, C, H, W) -> (B, C, H, W)``.
     """
-    if conv.kernel_size[1] <= FAST_WIDTH or not (is_bare(conv) and is_recorded(x, conv.weight)):
+    kh, kw = conv.kernel_size
+    if (kw <= FAST_WIDTH and kh <= x.shape[2]) or not (is_bare(conv) and is_recorded(x, conv.weight)):
         return conv(x)
     return _Depthwise.apply(x, conv.weight, conv.bias)
 
 
-class _Depthwise(torch.autograd.Function):
+class _Depthwise(Function):
     """The convolution, with its weight gradient computed from kernels of at most ``FAST_WIDTH`` columns.
 
     The backward pass consists of differentiable operations, so it can be differentiated again.
     """
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        kh, kw = weight.shape[2:]
-        return F.conv2d(x, weight, bias, padding=(kh // 2, kw // 2), groups=x.shape[1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolve(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        kh, kw = weight.shape[2:]
         gx = gw = gb = None
         if ctx.needs_input_grad[0]:
             # Odd kernel, stride 1: the transposed convolution is the convolution with the kernel turned round.
-            gx = F.conv2d(grad, weight.flip(2, 3), padding=(kh // 2, kw // 2), groups=x.shape[1])
+            gx = _convolve(grad, weight.flip(2, 3))
         if ctx.needs_input_grad[1]:
-            gw = _weight_gradient(x, grad, kh, kw)
+            gw = _weight_gradient(grad, x, *weight.shape[2:])
         if ctx.needs_input_grad[2]:
             gb = grad.sum((0, 2, 3))
         return gx, gw, gb
 
 
-def _weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    kh, kw = weight.shape[2:]
+    return F.conv2d(x, weight, bias, padding=(kh // 2, kw // 2), groups=x.shape[1])
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, kh: int, kw: int) -> Tensor:
     """Return the gradient ``(C, 1, kh, kw)`` of the kernel."""
     if kh <= FAST_WIDTH < kw:
-        return _weight_gradient(x.transpose(2, 3).contiguous(), grad.transpose(2, 3).contiguous(), kw, kh).transpose(
-            2, 3
-        )
-    c, w = x.shape[1], x.shape[3]
-    x = F.pad(x, (kw // 2, kw // 2, 0, 0))
+        grad, x = (as_format(t.transpose(2, 3), format_of(t)) for t in (grad, x))
+        return _weight_gradient(grad, x, kw, kh).transpose(2, 3)
+    h, w = x.shape[2:]
+    below = max(0, kh - h)  # kernels higher than the map are slow, more rows of zeros are not
+    if below:
+        grad = F.pad(grad, (0, 0, 0, below))
+    if below or kw > FAST_WIDTH:
+        side = kw // 2 if kw > FAST_WIDTH else 0
+        x = F.pad(x, (side, side, 0, below))
+    if kw <= FAST_WIDTH:
+        return _fast_gradient(grad, x, kh, kw, kw // 2)
     columns = []
     for first in range(0, kw, FAST_WIDTH):
         width = min(FAST_WIDTH, kw - first)
-        part = x[..., first : first + w + width - 1]
-        columns.append(torch.nn.grad.conv2d_weight(part, (c, 1, kh, width), grad, padding=(kh // 2, 0), groups=c))
+        columns.append(_fast_gradient(grad, x[..., first : first + w + width - 1], kh, width, 0))
     return torch.cat(columns, 3)
+
+
+def _fast_gradient(grad: Tensor, x: Tensor, kh: int, kw: int, padding: int) -> Tensor:
+    weight = x.new_empty(x.shape[1], 1, kh, kw)  # only its shape is read
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, (1, 1), (kh // 2, padding), (1, 1), False, (0, 0), x.shape[1], (False, True, False)
+    )[1]

@@ -16,7 +16,7 @@ def channels_last(x: Tensor) -> Tensor:
 
     Products and depthwise convolutions there are up to six times as fast in this format. The layer ends with ``like``.
     """
-    return _as(x, torch.channels_last) if is_eager_cpu(x) else x
+    return as_format(x, torch.channels_last) if is_eager_cpu(x) else x
 
 
 def like(y: Tensor, x: Tensor) -> Tensor:
@@ -25,15 +25,21 @@ def like(y: Tensor, x: Tensor) -> Tensor:
     Tokens seen as a map are channels-last in memory. Handed on as they are, they would change the format of every layer
     behind, which some convolution backends punish.
     """
-    format = _format(x)
-    return _as(y, format) if is_eager_cpu(y) else y.contiguous(memory_format=format)
+    format = format_of(x)
+    return as_format(y, format) if is_eager_cpu(y) else y.contiguous(memory_format=format)
 
 
-def _as(x: Tensor, format: torch.memory_format) -> Tensor:
-    return x if x.is_contiguous(memory_format=format) else _Format.apply(x, format)
+def as_format(x: Tensor, format: torch.memory_format) -> Tensor:
+    """Return the map in a memory format."""
+    if x.is_contiguous(memory_format=format):
+        return x
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Format.apply(x, format)  # type: ignore[no-any-return]
+    return x.contiguous(memory_format=format)
 
 
-def _format(x: Tensor) -> torch.memory_format:
+def format_of(x: Tensor) -> torch.memory_format:
+    """Return the memory format of a map: contiguous, or channels last where only that fits."""
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
@@ -42,13 +48,10 @@ class _Format(Function):
     """Change the format; the gradient gets that of the input, where ``contiguous`` would leave it in the other one."""
 
     @staticmethod
-    def forward(x: Tensor, format: torch.memory_format) -> Tensor:
+    def forward(ctx: Any, x: Tensor, format: torch.memory_format) -> Tensor:
+        ctx.format = format_of(x)
         return x.contiguous(memory_format=format)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.format = _format(inputs[0])
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _as(grad, ctx.format), None
+        return as_format(grad, ctx.format), None

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._box import box_mean
-from ._convolution import convolve
+from ._depthwise import depthwise
 from ._fold import fold_norm
+from ._layout import channels_last, like
 from ._norm import batch_norm
 
 
@@ -74,10 +75,11 @@ class CAA(nn.Module):
         self.conv2 = _ConvNormAct(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.conv1(box_mean(x))
-        u = self.v_conv(convolve(self.h_conv, u))
+        x_last = channels_last(x)
+        u = self.conv1(box_mean(x_last))
+        u = depthwise(self.v_conv, depthwise(self.h_conv, u))
         gate = self.conv2(u).sigmoid().to(x.dtype)
-        return gate if self.gate_only else x * gate
+        return like(gate if self.gate_only else x_last * gate, x)
 
     def extra_repr(self) -> str:
         return (

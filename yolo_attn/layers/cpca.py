@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._convolution import convolve
 from ._depthwise import depthwise
+from ._layout import channels_last, like
 from ._maximum import global_max
 from ._mean import global_mean
 
@@ -73,13 +73,13 @@ class CPCA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # The same 1x1 convolution serves three times.
-        u = F.gelu(self.conv(x))
+        u = F.gelu(self.conv(channels_last(x)))
         u = u * self.ca(u)
         z = z0 = depthwise(self.dconv5_5, u)
-        z = z + self.dconv7_1(convolve(self.dconv1_7, z0))
-        z = z + self.dconv11_1(convolve(self.dconv1_11, z0))
-        z = z + convolve(self.dconv21_1, convolve(self.dconv1_21, z0))
-        return self.conv(self.conv(z) * u).to(x.dtype)
+        for k in STRIPS:
+            along_width, along_height = getattr(self, f"dconv1_{k}"), getattr(self, f"dconv{k}_1")
+            z = z + depthwise(along_height, depthwise(along_width, z0))
+        return like(self.conv(self.conv(z) * u).to(x.dtype), x)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, channelAttention_reduce={self.channelAttention_reduce}"
