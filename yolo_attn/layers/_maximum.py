@@ -32,3 +32,24 @@ def channel_max(x: Tensor) -> Tensor:
     if _is_recorded(x):
         return x.max(1, keepdim=True).values
     return x.amax(1, keepdim=True)
+
+
+def first_index(x: Tensor, maximum: Tensor, dim: int, work: Tensor | None = None) -> Tensor:
+    """Return where along ``dim`` the maximum stands first, many times as fast as ``max`` does.
+
+    Args:
+        x: Values, float32 or float64.
+        maximum: ``x.amax(dim, keepdim=True)``.
+        dim: The dimension that was reduced, of at most 2**24 elements.
+        work: Memory like ``x`` to use and overwrite; ``x`` itself will do.
+
+    Shape:
+        As ``maximum``, int64.
+    """
+    size = x.shape[dim]
+    codes = torch.arange(size, 0, -1, dtype=x.dtype).view(-1, *[1] * (x.dim() - dim - 1))  # the first is the largest
+    hits = torch.eq(
+        x, maximum, out=torch.empty_like(x) if work is None else work
+    )  # far faster as floats than as booleans
+    index = size - hits.mul_(codes).amax(dim, keepdim=True)
+    return index.clamp_(max=size - 1).long()  # nothing equals a maximum that is not a number

@@ -8,10 +8,53 @@ the layer's own input instead of a residual branch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from . import _checks as check
+from ._fused import Rule, Tensors, fused, is_fusible
 from ._mean import global_mean
+
+
+class _Gate(Rule):
+    """``(B, C, H, W)``, and weight and bias of both linear maps -> ``(B, C, H, W)``."""
+
+    def compute(
+        self, constants: None, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+    ) -> tuple[Tensor, Tensors]:
+        mean = x.mean((2, 3))  # (B, C)
+        hidden = F.linear(mean, w1, b1).relu_()  # (B, K)
+        gate = F.linear(hidden, w2, b2).sigmoid_()  # (B, C)
+        return x * gate.view(*gate.shape, 1, 1), (mean, hidden, gate)
+
+    def gradients(
+        self, constants: None, grad: Tensor, tensors: Tensors, kept: Tensors, needs: Sequence[bool]
+    ) -> Sequence[Tensor | None]:
+        (x, w1, b1, w2, b2), (mean, hidden, gate) = tensors, kept
+        dx = None
+        dgate = torch.ops.aten.sigmoid_backward((grad * x).sum((2, 3)), gate)  # (B, C), of the logits
+        dhidden = torch.ops.aten.threshold_backward(dgate.mm(w2), hidden, 0)  # (B, K), before the ReLU
+        if needs[0]:
+            dmean = dhidden.mm(w1).div_(x.shape[2] * x.shape[3])  # (B, C)
+            shape = *gate.shape, 1, 1
+            dx = (grad * gate.view(shape)).add_(dmean.view(shape))
+        return (
+            dx,
+            dhidden.t().mm(mean),
+            None if b1 is None else dhidden.sum(0),
+            dgate.t().mm(hidden),
+            None if b2 is None else dgate.sum(0),
+        )
+
+    def plain(self, constants: None, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
+        hidden = F.linear(x.mean((2, 3)), w1, b1).relu()
+        return x * F.linear(hidden, w2, b2).sigmoid()[:, :, None, None]
+
+
+_GATE = _Gate()
 
 
 class SE(nn.Module):
@@ -48,6 +91,9 @@ class SE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        first, _, last, _ = parts = self.fc
+        if is_fusible(x, first.weight, (parts, *parts)):
+            return fused(_GATE, None, x, first.weight, first.bias, last.weight, last.bias)
         gate = self.fc(global_mean(x).flatten(1))  # (B, C)
         return x * gate[:, :, None, None]
 
