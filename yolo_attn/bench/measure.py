@@ -18,7 +18,18 @@ CLOCKS = ("wall", "cpu", "events")
 SYNCHRONISATIONS = ("cudaStreamSynchronize", "aten::item", "aten::_local_scalar_dense", "aten::nonzero")
 _SAMPLE = {"wall": 0.02, "cpu": 0.02, "events": 0.004}  # seconds, the least that one sample lasts
 
+_LARGEST_KEPT = 31 << 20  # bytes; glibc raises its thresholds up to blocks of 32 MiB
+
 Call = Callable[[int], Any]
+
+
+def settle_allocator() -> None:
+    """Make the C library keep freed maps, as it does in any process that has freed a large one before.
+
+    In a fresh process glibc hands freed memory back to the system at once, and each temporary map then costs page
+    faults that take many times as long as writing it: they would be measured instead of the layers, ours and theirs.
+    """
+    torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
 
 
 def seconds(call: Call, calls: int, clock: str) -> float:

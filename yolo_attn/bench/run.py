@@ -15,6 +15,7 @@ from .. import evidence
 from ..errors import ArgumentError
 from . import grid, reference, report
 from .floor import ceilings
+from .measure import settle_allocator
 
 TASK = "benchmark"
 
@@ -77,6 +78,7 @@ def benchmark(
         raise ArgumentError("--precision fp16 needs a GPU; on the CPU measure fp32 or bf16")
     if no_layers and not (whole or start):
         raise ArgumentError("--no-layers leaves nothing to measure; add --whole or --start")
+    settle_allocator()
     if threads:
         torch.set_num_threads(threads)
     todo = [] if no_layers else grid.cases(layers, models, levels, batch, precision, compile)
