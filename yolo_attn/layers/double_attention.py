@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._descriptors import Descriptors
+from ._fused import fused, is_fusible
 from ._pointwise import pointwise
 
 
@@ -77,6 +79,9 @@ class DoubleAttention(nn.Module):
         b, c, h, w = x.shape
         if not torch.jit.is_tracing() and c != self.channels:
             raise ValueError(f"the map has {c} channels, but DoubleAttention was built with channels={self.channels}")
+        parts = [self.convA, self.convB, self.convV, *([self.conv_reconstruct] if self.reconstruct else [])]
+        if self._is_shorter_outside(h * w) and is_fusible(x, self.convA.weight, parts):
+            return fused(Descriptors(), self.residual, x, *(t for part in parts for t in (part.weight, part.bias)))
         pick = _softmax(pointwise(self.convB, x).flatten(2), 2).transpose(1, 2)  # (B, N, n)
         blend = _softmax(pointwise(self.convV, x).flatten(2), 1)  # (B, n, N)
         if self._is_shorter_outside(h * w):
