@@ -10,29 +10,40 @@ from ._eager import is_eager_cpu
 
 # Pixels from which on the change of layout costs more than it gains.
 LARGE_MAP = 1024
+# Pixels of a batch up to which a matrix product beats a convolution on a map with its channels last.
+FEW_PIXELS = 8192
 
 
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 1x1 convolution of stride 1 and one group.
 
-    The backward pass of a convolution on a CPU changes the layout of whole maps, that of a product does not. Forward
-    alone the two take the same time, so without a gradient the module itself runs, hooks and counters included.
+    On a CPU the backward pass of a convolution changes the layout of whole maps, that of a product does not. Forward
+    alone a map with its channels first takes the same time either way, so the module itself runs.
 
     Shape:
         ``(B, C, H, W) -> (B, C', H, W)``.
     """
-    if is_bare(conv) and is_recorded(x, conv.weight):
+    if is_bare(conv) and (is_recorded(x, conv.weight) or is_tokens(x, conv.weight)):
         return project(conv.weight, conv.bias, x)
     return conv(x)
 
 
 def project(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """Convolve ``x`` with ``weight``, (C', C, 1, 1); see ``pointwise``."""
+    if is_tokens(x, weight):
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
     if not (is_recorded(x, weight) and x.is_contiguous() and x.shape[2] * x.shape[3] >= LARGE_MAP):
         return F.conv2d(x, weight, bias)
     weight = weight.flatten(1).expand(x.shape[0], -1, -1)
     y = weight @ x.flatten(2) if bias is None else torch.baddbmm(bias[:, None], weight, x.flatten(2))
     return y.unflatten(2, x.shape[2:])
+
+
+def is_tokens(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether the map is a matrix of few pixels in memory, so that its product beats the convolution."""
+    few = x.shape[0] * x.shape[2] * x.shape[3] <= FEW_PIXELS and not x.is_contiguous()
+    is_matrix = few and x.is_contiguous(memory_format=torch.channels_last)
+    return is_matrix and x.dtype == weight.dtype and is_eager_cpu(x)
 
 
 def is_bare(conv: nn.Conv2d) -> bool:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._attention import attend
 from ._depthwise import depthwise
-from ._layout import like
+from ._layout import channels_last, like
 from ._pointwise import pointwise
 
 
@@ -104,11 +104,12 @@ class CloAttention(nn.Module):
         self.proj = nn.Conv2d(c, c, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        x, given = channels_last(x), x
         branches = zip(self.qkvs, self.convs, self.act_blocks, strict=True)
         y = [self._local(depthwise(conv, pointwise(qkv, x)), act["act_block"]) for qkv, conv, act in branches]
         if self.global_width:
             y.append(self._global(x))
-        return like(F.dropout(pointwise(self.proj, torch.cat(y, 1)), self.proj_drop, self.training), x)
+        return like(F.dropout(pointwise(self.proj, torch.cat(y, 1)), self.proj_drop, self.training), given)
 
     def _local(self, qkv: Tensor, act: nn.Module) -> Tensor:
         q, k, v = qkv.chunk(3, 1)
@@ -121,7 +122,7 @@ class CloAttention(nn.Module):
         q, k, v = map(self._heads, (pointwise(self.global_q, x), k, v))
         dropout = self.attn_drop if self.training else 0.0
         y = attend(q, k, v, self.scale, dropout=dropout)  # (B, heads, N, d)
-        return y.transpose(2, 3).reshape(x.shape[0], self.global_width, *x.shape[2:])
+        return y.transpose(1, 2).reshape(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Return the map as (B, heads, pixels, d); the fused path on a CPU wants the last dimension contiguous."""
