@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._crosses import Crosses
+from ._fused import fused, is_fusible
 from ._layout import like
 
 
@@ -55,10 +57,13 @@ class CrissCross(nn.Module):
         return x
 
     def _attend(self, x: Tensor) -> Tensor:
+        parts = (self.query_conv, self.key_conv, self.value_conv)
+        if is_fusible(x, self.gamma, parts):
+            return fused(Crosses(), None, x, *(t for part in parts for t in (part.weight, part.bias)), self.gamma)
         h, w = x.shape[2:]
         # With the channels last in memory every product below reads its operands in order.
         pixels = x.contiguous(memory_format=torch.channels_last)
-        q, k, v = (conv(pixels).permute(0, 2, 3, 1) for conv in (self.query_conv, self.key_conv, self.value_conv))
+        q, k, v = (conv(pixels).permute(0, 2, 3, 1) for conv in parts)
         # (B, H, W, H) and (B, H, W, W); the gradients of a split are joined, those of two slices filled up and added.
         columns, rows = self._weights(q, k).to(v.dtype).split((h, w), 3)
         column = columns.transpose(1, 2) @ v.transpose(1, 2)  # (B, W, H, C)
