@@ -1,4 +1,7 @@
-"""Data joints: the host resolves COCO-format data YAMLs and our demo sets, and builds our dataset for them."""
+"""Data joints: the host resolves COCO-format data YAMLs and our demo sets, and builds our dataset for them.
+
+The reader of the data is imported when data are named, not at every start of the host.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..coco.data_yaml import describe, is_coco, read_yaml
 from ..errors import DataError, HostError
 from .models import cfg_folder
 
@@ -34,11 +36,17 @@ def find_data(name: str | Path) -> Path | None:
                 f"data={name}: name the JSON in a data YAML with 'train:', 'val:' and 'images:', or give it to "
                 "scripts/train.py as --train-json or --val-json"
             )
-        return path.absolute() if path.suffix.lower() in _YAML and is_coco(read_yaml(path)) else None
+        return path.absolute() if path.suffix.lower() in _YAML and _is_coco(path) else None
     if path.exists() or str(name) != path.name:
         return None
     ours = cfg_folder() / "datasets" / (path.name if path.suffix.lower() in _YAML else f"{path.name}.yaml")
     return ours if ours.is_file() else None
+
+
+def _is_coco(path: Path) -> bool:
+    from ..coco.data_yaml import is_coco, read_yaml
+
+    return is_coco(read_yaml(path))
 
 
 def check_det_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +55,11 @@ def check_det_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def check_det_dataset(dataset: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         file = find_data(dataset)
-        return original(dataset, *args, **kwargs) if file is None else describe(file)
+        if file is None:
+            return original(dataset, *args, **kwargs)
+        from ..coco.data_yaml import describe
+
+        return describe(file)
 
     return check_det_dataset
 
@@ -67,6 +79,8 @@ def get_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
 def _check_keypoints(file: Path | None) -> None:
     """Raise ``DataError`` if a COCO-format data YAML has no keypoints that can be trained on."""
     if file is not None:
+        from ..coco.data_yaml import describe
+
         describe(file, task="pose")
 
 
