@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 def measure_all(
     layers: Sequence[str], device: str, rounds: int, seconds: float, say: Callable[[str], object] = print,
-    side: int = 0, batch: int = 0,
+    side: int = 640, batch: int = 0,
 ) -> Iterator[Row]:  # fmt: skip
     """Yield a row for each layer at each place, until the time is used up.
 
@@ -35,12 +35,12 @@ def measure_all(
         rounds: Rounds per measurement.
         seconds: No measurement begins later than this after the call.
         say: Takes a line for each row.
-        side: Side of the images in pixels. Default 320, on a GPU 640.
+        side: Side of the images in pixels.
         batch: Images of a training step. Default 2, on a GPU 16. Inference takes one.
     """
     begin = time.monotonic()
     cuda = device.startswith("cuda")
-    side, batch = side or (640 if cuda else 320), batch or (16 if cuda else 2)
+    batch = batch or (16 if cuda else 2)
     for name in layers:
         for place in PLACES:
             if time.monotonic() - begin > seconds:
