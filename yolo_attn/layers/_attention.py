@@ -1,7 +1,8 @@
-"""Softmax attention that never holds all its weights, also fast on a CPU where heads are narrow."""
+"""Softmax attention that never holds all its weights, at the speed of matrix products on a CPU."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +12,17 @@ from torch.nn import functional as F
 
 from ._eager import is_eager_cpu
 
-# Heads of this width and more fill the registers of the fused kernel.
+# Heads of this width and more fill the registers of the fused kernel, which serves them where there is little to do.
 NARROW = 16
-# Weights held at once: they stay in the cache between the product, the softmax and the next product.
-CHUNK = 2**19
-# Products in a batch, so that every thread has one of its own.
-ROWS = 4
+LITTLE = 2**16
+CHUNK = 2**20  # weights held at once: they stay in the cache between the products
+# Of maps too large for that: heads in a chunk, unless it could not hold enough queries of so many, and enough queries.
+ROWS, QUERIES = 8, 32
+LANES = 16  # queries that products, powers and maxima work on at once
+# Weights of wide heads that are kept for the backward pass rather than computed again.
+KEPT = 2**21
+# While no logit, as a power of two, exceeds this, weights, their sums and reciprocals stay in the range of float32.
+SAFE = 32.0
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -33,52 +39,72 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     Shape:
         ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory.
     """
-    if is_eager_cpu(q) and q.shape[-1] < NARROW and mask is None and not dropout:
-        return _NarrowHeads.apply(q, k, v, scale)
+    weights = q.shape[:3].numel() * k.shape[2]
+    if mask is None and not dropout and is_eager_cpu(q) and (q.shape[-1] < NARROW or weights >= LITTLE):
+        is_recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        return _NarrowHeads.apply(q, k, v, scale, is_recorded)[0]
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
 
 
 class _NarrowHeads(torch.autograd.Function):
     """Attention chunk by chunk, every product so arranged that its result is wide.
 
-    A product whose result is as narrow as a head runs at a fraction of the speed of the same product transposed. The
-    fused kernel has one of them forward and three backward. Backward computes the weights again from q and k.
+    A product whose result is as narrow as a head runs at a fraction of the speed of the same product transposed, so
+    queries, keys and values are columns. Sums and shifts are further rows of the factors of the products, so that
+    nothing but a power of two passes over the weights; a power of e takes three times as long. They stay unnormalised:
+    dividing the sums of values and, backward, the gradient has the same effect. Backward computes the weights again
+    from q and k, unless wide heads have few.
     """
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        qt, kt, vt = _columns(q * scale, k, v)
-        y = vt.new_empty(vt.shape[0], vt.shape[1], qt.shape[2])  # (B heads, e, N)
-        for rows, queries, (weights, logits) in _chunks(qt, kt):
-            torch.bmm(qt[rows, :, queries].transpose(1, 2), kt[rows], out=logits)
-            torch.softmax(logits, -1, out=weights)
-            y[rows, :, queries] = vt[rows] @ weights.transpose(1, 2)
-        return y.unflatten(0, q.shape[:2]).transpose(2, 3)
+    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, is_recorded: bool) -> tuple[Tensor | None, ...]:
+        """Return the result, and what backward needs: the sums of the weights, their shift, the weights themselves."""
+        qt, kt, vt = _columns(q, k, v)
+        q1, v1 = qt * (scale * math.log2(math.e)), _with_row(vt, 1.0)
+        shift = None if _is_safe(q1, kt) else qt.new_empty(qt.shape[0], 1, qt.shape[2])
+        kept = qt.new_empty(qt.shape[0], kt.shape[2], qt.shape[2]) if is_recorded and _is_kept(qt, kt) else None
+        sums = qt.new_empty(qt.shape[0], v1.shape[1], qt.shape[2])  # (B heads, e + 1, N)
+        for rows, queries, (weights,) in _chunks(qt, kt, kept):
+            torch.bmm(kt[rows].transpose(1, 2), q1[rows, :, queries], out=weights)
+            if shift is not None:
+                shift[rows, :, queries] = most = weights.amax(1, keepdim=True)
+                weights -= most
+            sums[rows, :, queries] = v1[rows] @ weights.exp2_()
+        y, norm = sums[:, :-1] / sums[:, -1:], sums[:, -1:].clone()
+        return y.unflatten(0, q.shape[:2]).transpose(2, 3), norm, shift, kept
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
         ctx.scale = inputs[3]
+        ctx.save_for_backward(*inputs[:3], *output)
+        ctx.mark_non_differentiable(*(t for t in output[1:] if t is not None))
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        q, k, v, y, norm, shift, kept = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_plain_gradients(q, k, v, grad, ctx.scale), None
-        qt, kt, vt, gt = _columns(q * ctx.scale, k, v, grad)
-        gq, gk, gv = torch.empty_like(qt), torch.zeros_like(kt), torch.zeros_like(vt)
-        for rows, queries, (weights, logits) in _chunks(qt, kt):
-            part, g = qt[rows, :, queries], gt[rows, :, queries]
-            torch.bmm(part.transpose(1, 2), kt[rows], out=logits)
-            torch.softmax(logits, -1, out=weights)
-            gv[rows] += g @ weights
-            torch.bmm(g.transpose(1, 2), vt[rows], out=logits)  # the gradient of the weights
-            # In place: the gradient of the logits.
-            torch.ops.aten._softmax_backward_data.out(logits, weights, -1, weights.dtype, grad_input=logits)
-            gk[rows] += part @ logits
-            gq[rows, :, queries] = kt[rows] @ logits.transpose(1, 2)
-        gq *= ctx.scale
-        return *(t.unflatten(0, q.shape[:2]).transpose(2, 3) for t in (gq, gk, gv)), None
+            return *_plain_gradients(q, k, v, grad, ctx.scale), None, None
+        qt, kt, vt, yt, gt = _columns(q, k, v, y, grad)
+        gt = gt / norm
+        g1 = _with_row(gt, -(gt * yt).sum(1, keepdim=True)).mul_(ctx.scale)
+        q1, k1, v1 = qt, kt, _with_row(vt, 1.0)
+        if kept is None:
+            q1 = qt * (ctx.scale * math.log2(math.e))
+            if shift is not None:
+                q1, k1 = _with_row(q1, -shift), _with_row(kt, 1.0)
+        gq, gk, gv = (torch.empty_like(t) for t in (qt, kt, vt))
+        for rows, queries, (weights, logits) in _chunks(qt, kt, kept, 2):
+            if kept is None:
+                torch.bmm(k1[rows].transpose(1, 2), q1[rows, :, queries], out=weights)
+                weights.exp2_()
+            torch.bmm(v1[rows].transpose(1, 2), g1[rows, :, queries], out=logits)
+            logits *= weights  # the gradient of the logits
+            add = min(1, queries.start)
+            gv[rows].baddbmm_(gt[rows, :, queries], weights.transpose(1, 2), beta=add)
+            gk[rows].baddbmm_(qt[rows, :, queries], logits.transpose(1, 2), beta=add)
+            gq[rows, :, queries] = kt[rows] @ logits
+        return *(t.unflatten(0, q.shape[:2]).transpose(2, 3) for t in (gq, gk, gv)), None, None
 
 
 def _plain_gradients(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,14 +120,53 @@ def _columns(*tensors: Tensor) -> Iterator[Tensor]:
     return (t.transpose(2, 3).flatten(0, 1).contiguous() for t in tensors)
 
 
-def _chunks(q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield slices of the rows and of the queries, and two buffers for their weights, at most about ``CHUNK`` each."""
+def _with_row(x: Tensor, last: Tensor | float) -> Tensor:
+    """Return (rows, d, N) as (rows, d + 1, N) with ``last`` as the last one."""
+    y = x.new_empty(x.shape[0], x.shape[1] + 1, x.shape[2])
+    y[:, :-1], y[:, -1:] = x, last
+    return y
+
+
+def _is_safe(q: Tensor, k: Tensor) -> bool:
+    """Tell whether no product of a column of ``q`` and one of ``k`` can exceed ``SAFE``."""
+    squares = [(t * t).sum(1).amax(1) for t in (q, k)]
+    return bool((squares[0] * squares[1] < SAFE**2).all())
+
+
+def _is_kept(q: Tensor, k: Tensor) -> bool:
+    """Tell whether the weights are kept for the backward pass; then all queries of a head have to be in one chunk."""
+    (rows, d, n), m = q.shape, k.shape[2]
+    return d >= NARROW and rows * n * m <= KEPT and _sizes(q, k)[1] == n
+
+
+def _sizes(q: Tensor, k: Tensor) -> tuple[int, int]:
+    """Return the numbers of rows and of queries in a chunk."""
     (rows, _, n), m = q.shape, k.shape[2]
-    queries = min(n, max(1, CHUNK // (m * min(rows, ROWS))))
-    together = min(rows, max(1, CHUNK // (queries * m)))
-    buffers = q.new_empty(2, together * queries * m)  # used again and again: fresh memory costs more than the products
+    queries = n
+    if 2 * n * m > CHUNK:
+        queries = max(1, CHUNK // (min(rows, ROWS) * m), min(QUERIES, CHUNK // m))
+        queries = min(n, _even(n, queries, LANES))
+    return _even(rows, max(1, CHUNK // (queries * m))), queries
+
+
+def _chunks(q: Tensor, k: Tensor, kept: Tensor | None, count: int = 1) -> Iterator[tuple[slice, slice, list[Tensor]]]:
+    """Yield slices of the rows and of the queries, and ``count`` places for numbers of all their pairs.
+
+    The first is that of the rows in ``kept``, if there is such a tensor.
+    """
+    (rows, _, n), m, (together, queries) = q.shape, k.shape[2], _sizes(q, k)
+    # Used again and again: fresh memory costs more than the products.
+    buffers = q.new_empty(count - (kept is not None), together * queries * m)
     for row in range(0, rows, together):
         for query in range(0, n, queries):
-            size = (min(together, rows - row), min(queries, n - query), m)
-            chunk = buffers[:, : size[0] * size[1] * m].view(2, *size)
-            yield slice(row, row + together), slice(query, query + queries), chunk
+            size = (min(together, rows - row), m, min(queries, n - query))
+            places = [b[: size[0] * size[1] * size[2]].view(size) for b in buffers]
+            part = slice(row, row + together)
+            yield part, slice(query, query + queries), [*([] if kept is None else [kept[part]]), *places]
+
+
+def _even(n: int, most: int, unit: int = 1) -> int:
+    """Return a size of at most ``most`` that cuts ``n`` into even parts, a multiple of ``unit`` where that can be."""
+    most = most - most % unit or most
+    size = -(-n // -(-n // most))
+    return min(most, -(-size // unit) * unit)

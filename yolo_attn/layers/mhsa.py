@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._attention import attend
 from ._layout import like
+from ._linear import linear
 
 
 class MHSA(nn.Module):
@@ -63,24 +64,18 @@ class MHSA(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self._split(x)
-        return self._project(self._attend(q, k, v), x)
+        qkv = linear(self.qkv, x.flatten(2))  # (B, 3C, N)
+        return self._project(self._attend(qkv), x)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values. Linear on tokens leaves their last dimension contiguous, as fusion needs."""
-        qkv = self.qkv(x.flatten(2).transpose(1, 2))  # (B, N, 3C)
-        qkv = qkv.unflatten(2, (3, self.num_heads, self.channels // self.num_heads))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, heads, N, d)
-        return q, k, v
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unflatten(1, (3, self.num_heads, -1)).unbind(1)  # 3 x (B, heads, d, N)
         dropout = self.attn_drop if self.training else 0.0
-        o = attend(q, k, v, self.scale, dropout=dropout)
-        return o.transpose(1, 2).flatten(2)  # (B, N, C)
+        o = attend(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3), self.scale, None, dropout)
+        return o.transpose(2, 3).flatten(1, 2)  # (B, C, N)
 
     def _project(self, o: Tensor, x: Tensor) -> Tensor:
-        y = F.dropout(self.proj(o), self.proj_drop, self.training)
-        return like(y.transpose(1, 2).reshape(x.shape), x)  # (B, C, H, W)
+        y = F.dropout(linear(self.proj, o), self.proj_drop, self.training)
+        return like(y.reshape(x.shape), x)  # (B, C, H, W)
 
     def extra_repr(self) -> str:
         return (

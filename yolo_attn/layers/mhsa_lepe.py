@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._depthwise import depthwise
+from ._linear import linear
 from .mhsa import MHSA
 
 
@@ -61,11 +62,11 @@ class MHSALePE(MHSA):
             self.lepe = nn.Conv2d(channels, channels, side_dwconv, padding=side_dwconv // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self._split(x)
-        o = self._attend(q, k, v)  # (B, N, C)
+        qkv = linear(self.qkv, x.flatten(2))  # (B, 3C, N)
+        o = self._attend(qkv)  # (B, C, N)
         if self.side_dwconv:
-            source = x if self.lepe_on == "x" else v.transpose(2, 3).reshape(x.shape)
-            o = o + depthwise(self.lepe, source).flatten(2).transpose(1, 2)
+            source = x if self.lepe_on == "x" else qkv[:, -self.channels :].reshape(x.shape)
+            o = o + depthwise(self.lepe, source).flatten(2)
         return self._project(o, x)
 
     def extra_repr(self) -> str:
