@@ -83,9 +83,10 @@ def test_logits_beyond_the_range_of_powers_keep_their_softmax(sign: int) -> None
 def test_linear_equals_the_module(kind: str, bias: bool, batch: int, is_turned: bool) -> None:
     module = nn.Linear(3, 4, bias) if kind == "linear" else nn.Conv2d(3, 4, 1, bias=bias)
     module.double()
-    x = features(batch, 5, 3).transpose(1, 2) if is_turned else features(batch, 3, 5)
+    shape = (5,) if kind == "linear" else (5, 2)
+    x = features(batch, *shape, 3).movedim(-1, 1) if is_turned else features(batch, 3, *shape)
     x.requires_grad_()
-    expected = module(x.transpose(1, 2)).transpose(1, 2) if kind == "linear" else module(x[..., None])[..., 0]
+    expected = module(x.transpose(1, 2)).transpose(1, 2) if kind == "linear" else module(x)
     y = linear(module, x)
     assert "Convolution" not in type(y.grad_fn.next_functions[0][0]).__name__
     assert_same(y, expected, [x, *module.parameters()])
@@ -94,7 +95,7 @@ def test_linear_equals_the_module(kind: str, bias: bool, batch: int, is_turned: 
 @pytest.mark.parametrize("module", [nn.Linear(3, 4), nn.Conv2d(3, 4, 1)], ids=["linear", "convolution"])
 def test_hooks_see_the_module_called(module: nn.Module) -> None:
     seen: list[nn.Module] = []
-    x = torch.randn(2, 3, 5)
+    x = torch.randn(2, 3, 5) if isinstance(module, nn.Linear) else torch.randn(2, 3, 5, 2)
     y = linear(module, x)
     module.register_forward_hook(lambda module, *_: seen.append(module))
     assert (linear(module, x) - y).abs().max() < 1e-5 and seen == [module]  # float32 sums of three products

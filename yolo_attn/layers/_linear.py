@@ -1,4 +1,4 @@
-"""Linear maps of all pixels, on maps as they lie in memory: ``(B, C, N)``, a row of pixels per channel."""
+"""Linear maps of all pixels, on maps as they lie in memory: a row of pixels per channel."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ def linear(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     On a CPU a product of matrices needs no change of the layout, forward or backward.
 
     Shape:
-        ``(B, C, N) -> (B, C', N)``.
+        ``(B, C, N) -> (B, C', N)`` with a linear layer, ``(B, C, H, W) -> (B, C', H, W)`` with a convolution.
     """
     if not (is_eager_cpu(x) and x.dtype == module.weight.dtype and _is_bare(module)):
-        is_convolution = isinstance(module, nn.Conv2d)
-        return module(x[..., None])[..., 0] if is_convolution else module(x.transpose(1, 2)).transpose(1, 2)
-    weight, bias = module.weight.flatten(1), module.bias
+        return module(x) if isinstance(module, nn.Conv2d) else module(x.transpose(1, 2)).transpose(1, 2)
+    weight, bias, pixels = module.weight.flatten(1), module.bias, x.flatten(2)
     if x.shape[0] == 1:  # a batch would cost a copy of the weight's gradient
-        x = x.squeeze(0)
-        return (weight @ x if bias is None else torch.addmm(bias[:, None], weight, x))[None]
-    weight = weight.expand(x.shape[0], -1, -1)
-    return weight @ x if bias is None else torch.baddbmm(bias[:, None], weight, x)
+        pixels = pixels.squeeze(0)
+        y = weight @ pixels if bias is None else torch.addmm(bias[:, None], weight, pixels)
+    else:
+        weight = weight.expand(x.shape[0], -1, -1)
+        y = weight @ pixels if bias is None else torch.baddbmm(bias[:, None], weight, pixels)
+    return y.view(x.shape[0], -1, *x.shape[2:])
 
 
 def _is_bare(module: nn.Module) -> bool:

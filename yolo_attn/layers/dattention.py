@@ -20,8 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from . import _checks as check
 from ._attention import attend
-from ._eager import is_eager
-from ._layout import like
+from ._eager import is_eager, is_eager_cpu
+from ._layout import channels_last, like
+from ._linear import linear
 from ._precision import no_autocast
 
 # Numbers of a position term that are held at once; a map that needs more is worked through in rows.
@@ -163,25 +164,27 @@ class DAttention(nn.Module):
         return max(1, self.q_size[0] // self.stride), max(1, self.q_size[1] // self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, points = self.proj_q(x), None
+        q, points = linear(self.proj_q, x), None
         if self.no_off:
             samples = self._means(x)  # (B, C, Hk, Wk)
         else:
             points = self._positions(q, torch.promote_types(x.dtype, torch.float32))  # (B g, 2, Hk, Wk)
             samples = self._sample(x, points)  # (B, C, Hk, Wk)
-        # Channels-last maps are tokens already, and only tokens reach the fused path on a CPU.
-        samples = samples.contiguous(memory_format=torch.channels_last)
-        q_heads, k, v = map(self._heads, (q, self.proj_k(samples), self.proj_v(samples)))
+        if not is_eager_cpu(x):
+            samples = samples.contiguous(memory_format=torch.channels_last)
+        q_heads, k, v = map(self._heads, (q, linear(self.proj_k, samples), linear(self.proj_v, samples)))
         y = self._attend(q_heads, k, v, points, x)  # (B, heads, N, d)
         y = y.transpose(2, 3).reshape(x.shape)  # (B, C, H, W)
         if self.term == "dwc":
-            y = self.rpe_table(q) + y
-        return like(F.dropout(self.proj_out(y), self.proj_drop, self.training), x)
+            y = like(self.rpe_table(channels_last(q)), y) + y
+        return like(F.dropout(linear(self.proj_out, y), self.proj_drop, self.training), x)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Return the map as (B, heads, pixels, d)."""
-        x = x.flatten(2).transpose(1, 2).contiguous()
-        return x.unflatten(2, (self.n_heads, self.channels // self.n_heads)).transpose(1, 2)
+        """Return the map as (B, heads, pixels, d), with d last in memory for the fused kernel, which alone takes masks."""
+        x = x.flatten(2)
+        if not is_eager_cpu(x) or self.term not in ("", "dwc"):
+            x = x.transpose(1, 2).contiguous().transpose(1, 2)
+        return x.unflatten(1, (self.n_heads, self.channels // self.n_heads)).transpose(2, 3)
 
     def _means(self, x: Tensor) -> Tensor:
         if self.stride == 1:
@@ -194,7 +197,7 @@ class DAttention(nn.Module):
         q = q.reshape(b * self.n_groups, self.channels // self.n_groups, h, w)
         if kernel == self.stride and (h < kernel or w < kernel):
             q = F.pad(q, (0, max(kernel - w, 0), 0, max(kernel - h, 0)))
-        offsets = self.conv_offset(q).to(dtype)  # (B g, 2, Hk, Wk)
+        offsets = self.conv_offset(channels_last(q)).to(dtype)  # (B g, 2, Hk, Wk)
         points = []
         for n, offset in zip(offsets.shape[2:], offsets.unbind(1), strict=True):
             point, spacing = _axis(n, 0.5, offset)
