@@ -14,7 +14,7 @@ from ._eager import is_eager_cpu
 
 # Heads of this width and more fill the registers of the fused kernel, which serves them where there is little to do.
 NARROW = 16
-LITTLE = 2**16
+LITTLE = 2**12  # weights of a head
 CHUNK = 2**20  # weights held at once: they stay in the cache between the products
 # Of maps too large for that: heads in a chunk, unless it could not hold enough queries of so many, and enough queries.
 ROWS, QUERIES = 8, 32
@@ -39,8 +39,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     Shape:
         ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory.
     """
-    weights = q.shape[:3].numel() * k.shape[2]
-    if mask is None and not dropout and is_eager_cpu(q) and (q.shape[-1] < NARROW or weights >= LITTLE):
+    is_much = q.shape[-1] < NARROW or q.shape[2] * k.shape[2] >= LITTLE
+    if mask is None and not dropout and is_much and is_eager_cpu(q):
         is_recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         return _NarrowHeads.apply(q, k, v, scale, is_recorded)[0]
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)

@@ -134,13 +134,16 @@ class BiFormer(nn.Module):
         windows, real = self._partition(x)  # (B, p^2, h, w, C), (p^2, h, w) or None
         q, kv = self.qkv["qkv"](windows).split((self.qk_dim, self.qk_dim + self.channels), -1)
         tokens, real_tokens = self._downsample(kv.flatten(0, 1), real)  # (B p^2, M, Q + C), (p^2, M) or None
+        parts = tokens.split((self.qk_dim, self.channels), -1)  # before they multiply: their gradients are joined
         if self.topk < self.n_win**2 or self.soft_routing:
             index, weights = self._route(windows, real)  # 2 x (B, p^2, k)
-            tokens, real_tokens = self._gather(tokens, real_tokens, index, weights)  # (B p^2, k M, Q + C)
+            k, v = (self._gather(part, index, weights) for part in parts)  # (B p^2, k M, Q or C)
+            if real_tokens is not None:
+                real_tokens = real_tokens.index_select(0, index.flatten()).reshape(q.shape[0] * q.shape[1], 1, 1, -1)
         else:
-            tokens = tokens.reshape(x.shape[0], -1, tokens.shape[-1])  # (B, p^2 M, Q + C)
+            k, v = (part.reshape(x.shape[0], -1, part.shape[-1]) for part in parts)  # (B, p^2 M, Q or C)
             real_tokens = None if real_tokens is None else real_tokens.reshape(1, 1, 1, -1)
-        y = self._to_map(self._attend(q, tokens, real_tokens), windows)  # (B, H', W', C)
+        y = self._to_map(self._attend(q, k, v, real_tokens), windows)  # (B, H', W', C)
         if self.side_dwconv:
             v = self._to_map(kv[..., self.qk_dim :], windows)
             y = y + depthwise(self.lepe, v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -192,25 +195,19 @@ class BiFormer(nn.Module):
             logits, index = logits.topk(min(self.topk, self.n_win**2))
             return index, logits.softmax(-1)
 
-    def _gather(
-        self, tokens: Tensor, real: Tensor | None, index: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def _gather(self, tokens: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         """Join the tokens of the windows that each window is routed to."""
         n, m, c = tokens.shape
         first = torch.arange(index.shape[0], device=index.device) * self.n_win**2
         tokens = tokens.reshape(n, m * c).index_select(0, (index + first[:, None, None]).flatten())  # (B p^2 k, M c)
         if self.soft_routing:
             tokens = tokens * weights.to(tokens.dtype).reshape(-1, 1)
-        if real is not None:
-            real = real.index_select(0, index.flatten()).reshape(n, 1, 1, -1)  # (B p^2, 1, 1, k M)
-        return tokens.reshape(n, -1, c), real
+        return tokens.reshape(n, -1, c)
 
-    def _attend(self, q: Tensor, tokens: Tensor, real: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
         """Attend from the queries to the tokens of the same row, and return (rows, queries, C)."""
-        rows, heads = tokens.shape[0], self.num_heads
-        q = q.reshape(rows, -1, heads, self.qk_dim // heads).transpose(1, 2)
-        k, v = tokens.split((self.qk_dim, self.channels), -1)
-        k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (k, v))
+        q = q.reshape(k.shape[0], -1, self.qk_dim)
+        q, k, v = (t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         # Finite, so that a row of padding alone (it is cropped, or fractional pooling met nothing else) stays finite.
         mask = None if real is None else (~real).to(q.dtype) * torch.finfo(q.dtype).min
         return attend(q, k, v, self.scale, mask).transpose(1, 2).flatten(2)

@@ -180,7 +180,7 @@ class DAttention(nn.Module):
         return like(F.dropout(linear(self.proj_out, y), self.proj_drop, self.training), x)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Return the map as (B, heads, pixels, d), with d last in memory for the fused kernel, which alone takes masks."""
+        """Return the map as (B, heads, pixels, d); d is last in memory for the fused kernel, which alone takes masks."""
         x = x.flatten(2)
         if not is_eager_cpu(x) or self.term not in ("", "dwc"):
             x = x.transpose(1, 2).contiguous().transpose(1, 2)
