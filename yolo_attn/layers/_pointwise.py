@@ -23,14 +23,14 @@ def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     Shape:
         ``(B, C, H, W) -> (B, C', H, W)``.
     """
-    if is_bare(conv) and (is_recorded(x, conv.weight) or is_tokens(x, conv.weight)):
+    if is_bare(conv) and (is_recorded(x, conv.weight) or _is_tokens(x, conv.weight)):
         return project(conv.weight, conv.bias, x)
     return conv(x)
 
 
 def project(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """Convolve ``x`` with ``weight``, (C', C, 1, 1); see ``pointwise``."""
-    if is_tokens(x, weight):
+    if _is_tokens(x, weight):
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
     if not (is_recorded(x, weight) and x.is_contiguous() and x.shape[2] * x.shape[3] >= LARGE_MAP):
         return F.conv2d(x, weight, bias)
@@ -39,7 +39,7 @@ def project(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return y.unflatten(2, x.shape[2:])
 
 
-def is_tokens(x: Tensor, weight: Tensor) -> bool:
+def _is_tokens(x: Tensor, weight: Tensor) -> bool:
     """Tell whether the map is a matrix of few pixels in memory, so that its product beats the convolution."""
     few = x.shape[0] * x.shape[2] * x.shape[3] <= FEW_PIXELS and not x.is_contiguous()
     is_matrix = few and x.is_contiguous(memory_format=torch.channels_last)

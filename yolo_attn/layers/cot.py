@@ -9,14 +9,19 @@ group norm, batch norm and swish, and a two-way softmax that blends static and d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._contextual import Contextual
 from ._fold import fold_norm
-from ._norm import batch_norm
-from ._pointwise import pointwise, project
+from ._fused import fused, is_fusible
+from ._layout import channels_last, like
+from ._norm import batch_norm, normaliser
+from ._pointwise import FEW_PIXELS, pointwise, project
 
 GROUPS = 4
 
@@ -65,13 +70,25 @@ class CoT(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        embeds = (self.key_embed, self.value_embed, self.attention_embed)
+        parts = [part for embed in embeds for part in (embed, *embed)]
+        if x.shape[0] * x.shape[2] * x.shape[3] <= FEW_PIXELS and is_fusible(x, self.key_embed[0].weight, parts):
+            return self._fused(x, embeds)
+        x, given = channels_last(x), x
         keys = F.relu(batch_norm(self.key_embed[1], self.key_embed[0](x)))
         values = batch_norm(self.value_embed[1], pointwise(self.value_embed[0], x))
-        logits = self._logits(keys, x).flatten(2)  # (B, C, N)
+        logits = self._logits(keys, x)
         # A weight is about 1 / N: float32 keeps it and its product with the values.
-        weights = logits.softmax(2, dtype=torch.promote_types(logits.dtype, torch.float32))
-        dynamic = (weights * values.flatten(2)).reshape(x.shape)  # (B, C, H, W)
-        return (keys + dynamic).to(x.dtype)
+        logits = logits.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, C), as the map lies in memory
+        weights = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        y = keys + weights.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2) * values
+        return like(y.to(x.dtype), given)
+
+    def _fused(self, x: Tensor, embeds: Iterable[nn.Sequential]) -> Tensor:
+        norms = tuple(normaliser(embed[1], x.numel() // x.shape[1]) for embed in embeds)
+        tensors = [t for embed in embeds for t in (embed[0].weight, embed[1].weight, embed[1].bias)]
+        last = self.attention_embed[3]
+        return fused(Contextual(), norms, x, *tensors, last.weight, last.bias)
 
     def _logits(self, keys: Tensor, x: Tensor) -> Tensor:
         mix, norm, relu, last = self.attention_embed
