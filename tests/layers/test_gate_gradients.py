@@ -220,8 +220,8 @@ def test_whoever_needs_the_parts_gets_them_called(name: str, reason: str) -> Non
     elif reason == "backward hook":
         part.register_full_backward_hook(lambda *_: calls.append(1))
     elif reason == "subclass":
-        part.__class__ = type("Other", (type(part),), {})
-        part.register_forward_hook(lambda *_: calls.append(1))
+        kind = type(part)
+        part.__class__ = type("Other", (kind,), {"forward": lambda self, x: calls.append(1) or kind.forward(self, x)})
     elif reason == "format":
         assert not is_fused(layer(x.to(memory_format=torch.channels_last)))
         return

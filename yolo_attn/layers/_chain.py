@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ._fused import Tensors
@@ -15,11 +15,6 @@ from ._windows import convolve_windows, convolve_windows_backward, pixel_product
 
 # Per link: weight and bias of the linear map, weight and bias of its norm; at the end those of the last linear map.
 _LINK = 4
-
-
-def chain_tensors(modules: Sequence[nn.Module]) -> list[Any]:
-    """Return the parameters of linear map, norm, linear map, norm, ..., linear map; None for what is not there."""
-    return [getattr(module, name, None) for module in modules for name in ("weight", "bias")]
 
 
 def run_chain(a: Tensor, tensors: Tensors, norms: Iterable[Normaliser | None], dilation: int) -> tuple[Tensor, list]:

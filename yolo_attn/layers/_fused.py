@@ -52,6 +52,16 @@ def fused(rule: Rule, constants: Any, *tensors: Any) -> Tensor:
     return rule.compute(constants, *tensors)[0]
 
 
+def weights_and_biases(modules: Iterable[nn.Module]) -> list[Tensor | None]:
+    """Return the weight and the bias of each module in turn, None for what is not there."""
+    return [_attribute(module, name) for module in modules for name in ("weight", "bias")]
+
+
+def _attribute(module: nn.Module, name: str) -> Tensor | None:
+    # A module's own way to its attributes is slow, and a layer may read dozens.
+    return module._parameters[name] if name in module._parameters else getattr(module, name, None)
+
+
 PARTS = frozenset((nn.Sequential, nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.Sigmoid))
 
 

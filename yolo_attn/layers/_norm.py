@@ -75,11 +75,11 @@ def normaliser(norm: nn.Module, count: int) -> Normaliser | None:
     """
     if not isinstance(norm, Norm):
         return None
-    mean, var = norm.running_mean, norm.running_var
+    mean, var, batches = (norm._buffers.get(name) for name in ("running_mean", "running_var", "num_batches_tracked"))
     moves = norm.training and mean is not None and count > 1
     momentum = 0.0 if norm.momentum is None else norm.momentum
-    if moves and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    if moves and batches is not None:
+        batches.add_(1)
         if norm.momentum is None:
-            momentum = 1 / norm.num_batches_tracked.item()
+            momentum = 1 / batches.item()
     return Normaliser(mean, var, moves or mean is None, momentum, norm.eps)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._chain import chain_gradients, chain_tensors, plain_chain, run_chain
+from ._chain import chain_gradients, plain_chain, run_chain
 from ._fold import fold_norm
-from ._fused import PARTS, Rule, Tensors, fused, is_fusible
+from ._fused import PARTS, Rule, Tensors, fused, is_fusible, weights_and_biases
 from ._mean import global_mean
 from ._norm import Normaliser, batch_norm, normaliser
 from ._windows import pixel_products
@@ -88,7 +88,7 @@ class _Settings(NamedTuple):
 
 
 class _Amplifier(Rule):
-    """The map, and the parameters of both branches as ``chain_tensors`` lists them -> the amplified map."""
+    """The map, and the parameters of both branches as ``weights_and_biases`` lists them -> the amplified map."""
 
     def compute(self, settings: _Settings, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensors]:
         ours, theirs = settings.divide(tensors)
@@ -186,7 +186,7 @@ class BAM(nn.Module):
                 tuple(normaliser(norm, b) for norm in ours[1::2]),
                 tuple(normaliser(norm, b * h * w) for norm in theirs[1::2]),
             )
-            return fused(_AMPLIFIER, settings, x, *chain_tensors(ours), *chain_tensors(theirs))
+            return fused(_AMPLIFIER, settings, x, *weights_and_biases(ours + theirs))
         c, s = self.ca(x), self.sa(x)
         gate = (c + s if self.combine == "sum" else c * s).sigmoid()  # (B, C, H, W)
         return x * (1 + gate)

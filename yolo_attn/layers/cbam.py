@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._convolution import convolve
 from ._fold import Norm, fold_norm
-from ._fused import PARTS, Rule, Tensors, fused, is_fusible
+from ._fused import PARTS, Rule, Tensors, fused, is_fusible, weights_and_biases
 from ._maximum import channel_max, first_index, global_max
 from ._mean import channel_mean, global_mean
 from ._norm import batch_norm
@@ -184,7 +184,7 @@ class CBAM(nn.Module):
         parts = channel, channel.se_block, first, relu, last, spatial, conv
         has_norm = isinstance(spatial.bn, Norm)
         if not has_norm and is_fusible(x, first.weight, parts, _TYPES):
-            return fused(_GATES, None, x, first.weight, first.bias, last.weight, last.bias, conv.weight, conv.bias)
+            return fused(_GATES, None, x, *weights_and_biases((first, last, conv)))
         u = x * self.channel_attention(x)
         return u * self.spatial_attention(u)
 

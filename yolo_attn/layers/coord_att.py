@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._chain import chain_tensors
 from ._fold import fold_norm
-from ._fused import PARTS, Rule, Tensors, fused, is_fusible
+from ._fused import PARTS, Rule, Tensors, fused, is_fusible, weights_and_biases
 from ._mean import column_mean, row_mean
 from ._norm import Normaliser, normaliser
 from ._windows import pixel_products, times
@@ -128,7 +127,7 @@ class CoordAtt(nn.Module):
         if is_fusible(x, self.conv1.weight, parts, _TYPES):
             b, _, h, w = x.shape
             norm = normaliser(self.bn1, b * (h + w))
-            return fused(_GATES, norm, x, *chain_tensors(parts))
+            return fused(_GATES, norm, x, *weights_and_biases(parts))
         h = x.shape[2]
         rows = row_mean(x)  # (B, C, H, 1)
         columns = column_mean(x).transpose(2, 3)  # (B, C, W, 1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._fused import Rule, Tensors, fused, is_fusible
+from ._fused import Rule, Tensors, fused, is_fusible, weights_and_biases
 from ._mean import global_mean
 
 
@@ -93,7 +93,7 @@ class SE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, _, last, _ = parts = self.fc
         if is_fusible(x, first.weight, (parts, *parts)):
-            return fused(_GATE, None, x, first.weight, first.bias, last.weight, last.bias)
+            return fused(_GATE, None, x, *weights_and_biases((first, last)))
         gate = self.fc(global_mean(x).flatten(1))  # (B, C)
         return x * gate[:, :, None, None]
 
