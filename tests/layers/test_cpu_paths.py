@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yolo_attn.layers import MHSA, _attention
 from yolo_attn.layers._attention import attend
 from yolo_attn.layers._depthwise import depthwise
+from yolo_attn.layers._layout import channels_last, like
 from yolo_attn.layers._pointwise import LARGE_MAP, pointwise
 
 EXACT = 1e-12  # float64 noise of sums in another order
@@ -129,3 +130,33 @@ def test_without_a_gradient_the_module_runs(call: Callable[[nn.Conv2d, Tensor], 
     with torch.no_grad():
         call(conv, x)
     assert seen == [conv]
+
+
+def test_depthwise_under_autocast_equals_the_module_in_its_precision() -> None:
+    conv = nn.Conv2d(3, 3, 5, padding=2, groups=3)
+    x = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    results = []
+    for call in (depthwise, nn.Conv2d.__call__):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = call(conv, x)
+        assert y.dtype == torch.bfloat16
+        results.append([y, *torch.autograd.grad(y.float().square().sum(), [x, *conv.parameters()])])
+    assert "Depthwise" in type(results[0][0].grad_fn).__name__
+    for a, e in zip(*results, strict=True):
+        assert a.dtype == e.dtype
+        assert (a - e).abs().max() <= 0.02 * e.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["plain", "autocast"])
+def test_a_change_of_format_is_undone_for_the_gradient(dtype: torch.dtype | None) -> None:
+    x = torch.randn(2, 3, 4, 5, requires_grad=True)
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        inside = channels_last(x)
+        y = like(inside * 2, x)
+    assert inside.is_contiguous(memory_format=torch.channels_last) and y.is_contiguous()
+    grads = []
+    inside.register_hook(grads.append)
+    weight = torch.randn(2, 3, 4, 5)
+    (gx,) = torch.autograd.grad(y, x, weight)
+    assert grads[0].is_contiguous(memory_format=torch.channels_last) and gx.is_contiguous()
+    assert torch.equal(y, 2 * x) and torch.equal(gx, 2 * weight)

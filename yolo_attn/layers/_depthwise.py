@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from ._eager import autocast_dtype, is_eager
 from ._layout import as_format, format_of
-from ._pointwise import is_bare, is_recorded
+from ._pointwise import is_bare
 
 # The widest kernel whose weight gradient the CPU backend computes in its fast loop; the height does not matter.
 FAST_WIDTH = 3
@@ -25,9 +26,20 @@ def depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
         ``(B, C, H, W) -> (B, C, H, W)``.
     """
     kh, kw = conv.kernel_size
-    if (kw <= FAST_WIDTH and kh <= x.shape[2]) or not (is_bare(conv) and is_recorded(x, conv.weight)):
+    if (kw <= FAST_WIDTH and kh <= x.shape[2]) or not _is_recorded(conv, x):
         return conv(x)
-    return _Depthwise.apply(x, conv.weight, conv.bias)
+    dtype = autocast_dtype() or x.dtype
+    bias = None if conv.bias is None else conv.bias.to(dtype)
+    return _Depthwise.apply(x.to(dtype), conv.weight.to(dtype), bias)
+
+
+def _is_recorded(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Tell whether a backward pass on a CPU may follow that nobody else has to see."""
+    if not (torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad) and is_bare(conv)):
+        return False
+    dtypes = {x.dtype, conv.weight.dtype}
+    known = dtypes <= {torch.float32, torch.bfloat16} if autocast_dtype() else len(dtypes) == 1
+    return known and torch.float16 not in dtypes and x.device.type == "cpu" and is_eager(x)
 
 
 class _Depthwise(Function):

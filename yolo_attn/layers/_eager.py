@@ -20,6 +20,16 @@ def is_eager_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype.itemsize >= 4 and is_eager(x) and not _is_autocast()
 
 
+def autocast_dtype() -> torch.dtype | None:
+    """Return what autocast computes products in on the CPU, or None if it is off."""
+    if not _is_autocast():
+        return None
+    try:
+        return torch.get_autocast_dtype("cpu")
+    except AttributeError:  # before PyTorch 2.4
+        return torch.get_autocast_cpu_dtype()
+
+
 def _is_autocast() -> bool:
     try:
         return torch.is_autocast_enabled("cpu")

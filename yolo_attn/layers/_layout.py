@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._eager import is_eager_cpu
+from ._eager import is_eager
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def channels_last(x: Tensor) -> Tensor:
 
     Products and depthwise convolutions there are up to six times as fast in this format. The layer ends with ``like``.
     """
-    return as_format(x, torch.channels_last) if is_eager_cpu(x) else x
+    return as_format(x, torch.channels_last) if x.device.type == "cpu" and is_eager(x) else x
 
 
 def like(y: Tensor, x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def like(y: Tensor, x: Tensor) -> Tensor:
     behind, which some convolution backends punish.
     """
     format = format_of(x)
-    return as_format(y, format) if is_eager_cpu(y) else y.contiguous(memory_format=format)
+    return as_format(y, format) if is_eager(y) else y.contiguous(memory_format=format)
 
 
 def as_format(x: Tensor, format: torch.memory_format) -> Tensor:
