@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from yolo_attn.bench.measure import saved_bytes
-from yolo_attn.layers import BAM, CBAM, SE, CoordAtt, bam, cbam, coord_att, se
+from yolo_attn.layers import BAM, CBAM, SE, CoordAtt, _windows, bam, cbam, coord_att, se
 from yolo_attn.layers._maximum import first_index
 from yolo_attn.layers._norm import batch_norm, normaliser
 from yolo_attn.layers._windows import convolve_windows, convolve_windows_backward
@@ -178,8 +178,12 @@ def test_first_index_stays_within_the_map_without_a_number() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("few", [0, 2**21], ids=["backend", "windows"])
 @pytest.mark.parametrize(("k", "dilation", "size"), [(1, 1, (4, 3)), (3, 1, (5, 4)), (3, 4, (3, 6)), (7, 1, (2, 9))])
-def test_windows_equal_the_convolution(batch: int, k: int, dilation: int, size: tuple[int, int]) -> None:
+def test_windows_equal_the_convolution(
+    few: int, batch: int, k: int, dilation: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_windows, "_FEW", few)
     x, weight = features(batch, 2, *size).requires_grad_(), features(3, 2, k, k, seed=4).requires_grad_()
     bias, grad = features(3, seed=6), features(batch, 3, *size, seed=7)
     expected = nn.functional.conv2d(x, weight, bias, 1, k // 2 * dilation, dilation)

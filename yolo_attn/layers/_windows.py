@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_FEW = 2**21  # multiplications for one image; with more, the backend's forward convolution is faster
+
 
 def convolve_windows(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
     """Convolve with an odd square kernel, stride 1, one group and the padding that keeps the size.
@@ -18,7 +20,10 @@ def convolve_windows(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: i
         ``(B, C, H, W)``, ``(K, C, k, k)``, ``(K,)`` -> ``(B, K, H, W)``.
     """
     b, _, h, w = x.shape
-    y = times(weight.flatten(1), _windows(x, weight.shape[2], dilation)).view(b, -1, h, w)
+    k = weight.shape[2]
+    if weight.numel() * h * w > _FEW:
+        return F.conv2d(x, weight, bias, 1, k // 2 * dilation, dilation)
+    y = times(weight.flatten(1), _windows(x, k, dilation)).view(b, -1, h, w)
     return y if bias is None else y.add_(bias.view(-1, 1, 1))
 
 

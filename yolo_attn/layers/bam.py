@@ -96,7 +96,6 @@ class _Amplifier(Rule):
         s, kept_s = run_chain(x, theirs, settings.spatial, settings.dilation)  # (B, 1, H, W)
         c = c[:, :, None, None]
         gate = (c + s if settings.is_sum else c * s).sigmoid_()  # (B, C, H, W)
-        kept_s[0] = None  # the map itself
         factors = (None, None) if settings.is_sum else (c, s)
         return torch.addcmul(x, x, gate), (gate, *factors, *kept_c, *kept_s)
 
