@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yolo_attn.layers import CoT, CrissCross, DoubleAttention
+from yolo_attn.layers import CloAttention, CoT, CrissCross, DoubleAttention
 
 EXACT = 1e-11  # float64 noise of sums in another order
 
@@ -16,6 +16,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "DoubleAttention": (lambda: DoubleAttention(6, 9, 5), 6),
     "DoubleAttention odd": (lambda: DoubleAttention(7, 9, 5, residual=True), 7),
     "DoubleAttention short": (lambda: DoubleAttention(6, 9, 5, reconstruct=False), 6),
+    "CloAttention": (lambda: CloAttention(12, 4, (1, 1, 2), (3, 5), 2), 12),
+    "CloAttention global": (lambda: CloAttention(6, 3, (3,), (), 2), 6),
+    "CloAttention local": (lambda: CloAttention(6, 3, (3, 0), (3,), 2, qkv_bias=False), 6),
     "CoT": (lambda: CoT(8), 8),
     "CoT narrow kernel": (lambda: CoT(12, 1), 12),
     "CrissCross": (lambda: CrissCross(16), 16),

@@ -18,8 +18,13 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._attention import attend
 from ._depthwise import depthwise
-from ._layout import channels_last, like
+from ._eager import is_eager_cpu
+from ._fused import PARTS, fused, is_fusible
+from ._gated_values import Entry, Exit, Gate
+from ._layout import like
 from ._pointwise import pointwise
+
+FUSED = PARTS | {nn.SiLU, nn.ModuleDict}
 
 
 class CloAttention(nn.Module):
@@ -104,12 +109,32 @@ class CloAttention(nn.Module):
         self.proj = nn.Conv2d(c, c, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, given = channels_last(x), x
+        if self._is_fusible(x):
+            return self._fused(x)
         branches = zip(self.qkvs, self.convs, self.act_blocks, strict=True)
         y = [self._local(depthwise(conv, pointwise(qkv, x)), act["act_block"]) for qkv, conv, act in branches]
         if self.global_width:
             y.append(self._global(x))
-        return like(F.dropout(pointwise(self.proj, torch.cat(y, 1)), self.proj_drop, self.training), given)
+        return like(F.dropout(pointwise(self.proj, torch.cat(y, 1)), self.proj_drop, self.training), x)
+
+    def _is_fusible(self, x: Tensor) -> bool:
+        if self.training and (self.attn_drop or self.proj_drop):
+            return False
+        acts = (part for act in self.act_blocks for part in (act, act["act_block"], *act["act_block"]))
+        maps = (self.global_q, self.global_kv) if self.global_width else ()
+        return is_fusible(x, self.proj.weight, (*self.qkvs, *acts, *maps, self.proj), FUSED)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        local, whole = [], None
+        for qkv, conv, act in zip(self.qkvs, self.convs, self.act_blocks, strict=True):
+            y = depthwise(conv, fused(Entry(), None, x, qkv.weight, qkv.bias).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            first, _, second = act["act_block"]
+            local.append(fused(Gate(), self.scale, y, first.weight, first.bias, second.weight, second.bias))
+        if self.global_width:
+            q = fused(Exit(), None, self.global_q.weight, self.global_q.bias, x)
+            kv = fused(Exit(), None, self.global_kv.weight, self.global_kv.bias, self._pooled(x))
+            whole = self._attend(q, kv)
+        return fused(Exit(), None, self.proj.weight, self.proj.bias, whole, *local)
 
     def _local(self, qkv: Tensor, act: nn.Module) -> Tensor:
         q, k, v = qkv.chunk(3, 1)
@@ -118,14 +143,19 @@ class CloAttention(nn.Module):
         return F.dropout(gate, self.attn_drop, self.training) * v  # (B, c, H, W)
 
     def _global(self, x: Tensor) -> Tensor:
-        k, v = pointwise(self.global_kv, self._pooled(x)).chunk(2, 1)  # 2 x (B, c, h, w)
-        q, k, v = map(self._heads, (pointwise(self.global_q, x), k, v))
+        return self._attend(pointwise(self.global_q, x), pointwise(self.global_kv, self._pooled(x)))
+
+    def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
+        size = q.shape
+        k, v = kv.chunk(2, 1)  # 2 x (B, c, h, w)
+        q, k, v = map(self._heads, (q, k, v))
         dropout = self.attn_drop if self.training else 0.0
-        y = attend(q, k, v, self.scale, dropout=dropout)  # (B, heads, N, d)
-        return y.transpose(1, 2).reshape(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+        return attend(q, k, v, self.scale, dropout=dropout).transpose(2, 3).reshape(size)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Return the map as (B, heads, pixels, d); the fused path on a CPU wants the last dimension contiguous."""
+        """Return the map as (B, heads, pixels, d); the fused operator wants the last dimension contiguous."""
+        if is_eager_cpu(x):  # ``attend`` has a form of its own
+            return x.flatten(2).unflatten(1, (self.group_split[-1], -1)).transpose(2, 3)
         x = x.flatten(2).transpose(1, 2).contiguous()
         return x.unflatten(2, (self.group_split[-1], -1)).transpose(1, 2)
 
