@@ -346,3 +346,14 @@ def test_dropout_is_the_same_when_rows_are_computed_again(monkeypatch: pytest.Mo
             v[0, 0] -= step
     slope = (grads[1][0] - grads[2][0]) / 2e-3  # the output is linear in v
     assert abs(slope - grads[0][1]) < 1e-6 * abs(slope)
+
+
+def test_hooks_see_every_module_called() -> None:
+    layer = build()
+    x = torch.randn(1, 8, 4, 4, dtype=torch.float64)
+    expected = layer(x)
+    for name, module in layer.named_modules():
+        seen: list[str] = []
+        with module.register_forward_hook(lambda *_, name=name, seen=seen: seen.append(name)):
+            assert error(layer(x), expected) < EXACT
+        assert seen == [name]

@@ -60,17 +60,19 @@ class _NarrowHeads(torch.autograd.Function):
     def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, is_recorded: bool) -> tuple[Tensor | None, ...]:
         """Return the result, and what backward needs: the sums of the weights, their shift, the weights themselves."""
         qt, kt, vt = _columns(q, k, v)
-        q1, v1 = qt * (scale * math.log2(math.e)), _with_row(vt, 1.0)
-        shift = None if _is_safe(q1, kt) else qt.new_empty(qt.shape[0], 1, qt.shape[2])
+        q1 = qt * (scale * math.log2(math.e))
+        norm = qt.new_empty(qt.shape[0], 1, qt.shape[2])
+        shift = None if _is_safe(q1, kt) else torch.empty_like(norm)
         kept = qt.new_empty(qt.shape[0], kt.shape[2], qt.shape[2]) if is_recorded and _is_kept(qt, kt) else None
-        sums = qt.new_empty(qt.shape[0], v1.shape[1], qt.shape[2])  # (B heads, e + 1, N)
+        y = qt.new_empty(*vt.shape[:2], qt.shape[2])  # (B heads, e, N)
         for rows, queries, (weights,) in _chunks(qt, kt, kept):
             torch.bmm(kt[rows].transpose(1, 2), q1[rows, :, queries], out=weights)
             if shift is not None:
                 shift[rows, :, queries] = most = weights.amax(1, keepdim=True)
                 weights -= most
-            sums[rows, :, queries] = v1[rows] @ weights.exp2_()
-        y, norm = sums[:, :-1] / sums[:, -1:], sums[:, -1:].clone()
+            y[rows, :, queries] = vt[rows] @ weights.exp2_()
+            norm[rows, :, queries] = weights.sum(1, keepdim=True)
+        y /= norm
         return y.unflatten(0, q.shape[:2]).transpose(2, 3), norm, shift, kept
 
     @staticmethod

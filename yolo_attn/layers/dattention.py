@@ -23,6 +23,7 @@ from ._attention import attend
 from ._eager import is_eager, is_eager_cpu
 from ._layout import channels_last, like
 from ._linear import linear
+from ._pointwise import pointwise
 from ._precision import no_autocast
 
 # Numbers of a position term that are held at once; a map that needs more is worked through in rows.
@@ -180,7 +181,7 @@ class DAttention(nn.Module):
         return like(F.dropout(linear(self.proj_out, y), self.proj_drop, self.training), x)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Return the map as (B, heads, pixels, d); d is last in memory for the fused kernel, which alone takes masks."""
+        """Return the map as (B, heads, pixels, d), with d last in memory where the fused kernel may have to serve."""
         x = x.flatten(2)
         if not is_eager_cpu(x) or self.term not in ("", "dwc"):
             x = x.transpose(1, 2).contiguous().transpose(1, 2)
@@ -197,7 +198,7 @@ class DAttention(nn.Module):
         q = q.reshape(b * self.n_groups, self.channels // self.n_groups, h, w)
         if kernel == self.stride and (h < kernel or w < kernel):
             q = F.pad(q, (0, max(kernel - w, 0), 0, max(kernel - h, 0)))
-        offsets = self.conv_offset(channels_last(q)).to(dtype)  # (B g, 2, Hk, Wk)
+        offsets = self._offsets(channels_last(q)).to(dtype)  # (B g, 2, Hk, Wk)
         points = []
         for n, offset in zip(offsets.shape[2:], offsets.unbind(1), strict=True):
             point, spacing = _axis(n, 0.5, offset)
@@ -206,6 +207,12 @@ class DAttention(nn.Module):
             points.append((point if points else point[:, None]) + offset)
         grid = torch.stack(points, 1)
         return grid if self.offset_range_factor >= 0 else grid.clamp(-1, 1)
+
+    def _offsets(self, q: Tensor) -> Tensor:
+        network = self.conv_offset
+        if type(network) is not nn.Sequential or network._forward_hooks or network._forward_pre_hooks:
+            return network(q)
+        return pointwise(network[-1], network[:-1](q))
 
     def _sample(self, x: Tensor, points: Tensor) -> Tensor:
         """Return what each group of channels finds at its own points, zero outside the map."""
@@ -305,11 +312,16 @@ def _recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return checkpoint(function, *inputs, use_reentrant=False)
 
 
-def _axis(n: int, shift: float, kind: Tensor) -> tuple[Tensor, Tensor]:
+def _axis(n: int, shift: float, kind: Tensor) -> tuple[Tensor, Tensor | float]:
     """Return n evenly spaced coordinates from -1 to 1, moved by ``shift`` spacings, and half a spacing.
 
-    A lone point is at 0. Everything is computed from the index tensor, so a traced graph follows the map's size.
+    A lone point is at 0. Where a graph is recorded everything is computed from the index tensor, so that it follows the
+    map's size.
     """
+    if is_eager(kind):
+        half, end = 1 / max(n - 1, 1), float(n > 1)
+        first = (2 * shift * half - 1) * end
+        return torch.linspace(first, first + 2 * end, n, dtype=kind.dtype, device=kind.device), half
     index = torch.arange(n, dtype=kind.dtype, device=kind.device)
     last = index[-1:]
     half = 1 / last.clamp(min=1)
