@@ -119,8 +119,8 @@ class _Amplifier(Rule):
         grads_s[0] = pixel_products(dt.flatten(2), x.flatten(2)).view_as(theirs[0])
         dx = None
         if needs[0]:
-            dmean = da.mm(ours[0]).div_(x.shape[2] * x.shape[3])  # (B, C)
-            dx = torch.addcmul(grad, grad, gate, out=work).add_(dmean[:, :, None, None])
+            dmean = da.mm(ours[0])[:, :, None, None]
+            dx = torch.addcmul(grad, grad, gate, out=work).add_(dmean, alpha=1 / (x.shape[2] * x.shape[3]))
             dx.flatten(2).baddbmm_(theirs[0].flatten(1).t().expand(len(x), -1, -1), dt.flatten(2))
         return dx, *grads_c, *grads_s
 

@@ -93,7 +93,7 @@ class _Gates(Rule):
         dpixels = torch.ops.aten.sigmoid_backward(work.sum(1, keepdim=True), pixels)  # (B, 1, H, W), of the logits
         dfeatures, dw3 = convolve_windows_backward(dpixels, features, w3)
         dmax, dmean = dfeatures.split(1, 1)  # (B, 1, H, W) each
-        du = torch.mul(grad, pixels, out=work).add_(dmean / c)
+        du = torch.mul(grad, pixels, out=work).add_(dmean, alpha=1 / c)
         du.scatter_add_(1, first_index(u, features[:, :1], 1, u), dmax)
         dgate = torch.ops.aten.sigmoid_backward(torch.mul(du, x, out=u).sum((2, 3)), gate.flatten(1))  # of the logits
         dhidden = dgate.mm(w2.flatten(1)).repeat(2, 1)  # (2 * B, K)
@@ -101,7 +101,7 @@ class _Gates(Rule):
         dx = None
         if needs[0]:
             dmax, dmean = dhidden.mm(w1.flatten(1)).view(2, b, c, 1).unbind(0)  # (B, C, 1) each
-            dx = du.mul_(gate).add_((dmean / (h * w)).unsqueeze(3))
+            dx = du.mul_(gate).add_(dmean.unsqueeze(3), alpha=1 / (h * w))
             index = first_index(x.flatten(2), pooled[:b, :, None], 2, u.flatten(2))
             dx.flatten(2).scatter_add_(2, index, dmax)
         return (

@@ -57,7 +57,7 @@ class _Gates(Rule):
         if needs[0]:
             dstrips = times(w1.flatten(1).t(), dz)  # (B, C, H + W)
             dx = torch.mul(grad, columns, out=work).mul_(rows)
-            dx.add_((dstrips[:, :, :h] / w).unsqueeze(3)).add_((dstrips[:, :, h:] / h).unsqueeze(2))
+            dx.add_(dstrips[:, :, :h].unsqueeze(3), alpha=1 / w).add_(dstrips[:, :, h:].unsqueeze(2), alpha=1 / h)
         return (
             dx,
             pixel_products(dz, strips).view_as(w1),

@@ -38,9 +38,9 @@ class _Gate(Rule):
         dgate = torch.ops.aten.sigmoid_backward((grad * x).sum((2, 3)), gate)  # (B, C), of the logits
         dhidden = torch.ops.aten.threshold_backward(dgate.mm(w2), hidden, 0)  # (B, K), before the ReLU
         if needs[0]:
-            dmean = dhidden.mm(w1).div_(x.shape[2] * x.shape[3])  # (B, C)
+            dmean = dhidden.mm(w1)  # (B, C)
             shape = *gate.shape, 1, 1
-            dx = (grad * gate.view(shape)).add_(dmean.view(shape))
+            dx = (grad * gate.view(shape)).add_(dmean.view(shape), alpha=1 / (x.shape[2] * x.shape[3]))
         return (
             dx,
             dhidden.t().mm(mean),
