@@ -15,6 +15,7 @@ EXACT = 1e-11  # float64 noise of sums in another order
 LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "DoubleAttention": (lambda: DoubleAttention(6, 9, 5), 6),
     "DoubleAttention odd": (lambda: DoubleAttention(7, 9, 5, residual=True), 7),
+    "DoubleAttention wide": (lambda: DoubleAttention(9, 3, 5), 9),
     "DoubleAttention short": (lambda: DoubleAttention(6, 9, 5, reconstruct=False), 6),
     "CloAttention": (lambda: CloAttention(12, 4, (1, 1, 2), (3, 5), 2), 12),
     "CloAttention global": (lambda: CloAttention(6, 3, (3,), (), 2), 6),
