@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._eager import is_eager_cpu
+from ._eager import is_eager, is_eager_cpu
 
-# Heads of this width and more fill the registers of the fused kernel, which serves them where there is little to do.
+# Below this width of the heads, and from this number of weights of a head on, products with columns are fastest.
 NARROW = 16
-LITTLE = 2**12  # weights of a head
+LITTLE = 2**13
+FEW = 2**21  # weights that may all be held
 CHUNK = 2**20  # weights held at once: they stay in the cache between the products
 # Of maps too large for that: heads in a chunk, unless it could not hold enough queries of so many, and enough queries.
 ROWS, QUERIES = 8, 32
 LANES = 16  # queries that products, powers and maxima work on at once
-# Weights of wide heads that are kept for the backward pass rather than computed again.
-KEPT = 2**21
 # While no logit, as a power of two, exceeds this, weights, their sums and reciprocals stay in the range of float32.
 SAFE = 32.0
 
@@ -37,12 +36,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         dropout: Probability with which a weight is dropped.
 
     Shape:
-        ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory.
+        ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory but
+        for at most ``FEW`` weights, in full precision only of small heads.
     """
-    is_much = q.shape[-1] < NARROW or q.shape[2] * k.shape[2] >= LITTLE
-    if mask is None and not dropout and is_much and is_eager_cpu(q):
-        is_recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-        return _NarrowHeads.apply(q, k, v, scale, is_recorded)[0]
+    if mask is None and not dropout and q.device.type == "cpu" and is_eager(q):
+        is_much = q.shape[-1] < NARROW or q.shape[2] * k.shape[2] >= LITTLE
+        if is_much and is_eager_cpu(q):
+            return _NarrowHeads.apply(q, k, v, scale)[0]
+        if q.shape[:3].numel() * k.shape[2] <= FEW:
+            # Faster than the fused operator for many small heads and in half precision, where softmax sums in float32.
+            return ((q * scale) @ k.transpose(2, 3)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
 
 
@@ -57,15 +60,14 @@ class _NarrowHeads(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, is_recorded: bool) -> tuple[Tensor | None, ...]:
-        """Return the result, and what backward needs: the sums of the weights, their shift, the weights themselves."""
+    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor | None, ...]:
+        """Return the result, and what backward needs: the sums of the weights and their shift."""
         qt, kt, vt = _columns(q, k, v)
         q1 = qt * (scale * math.log2(math.e))
         norm = qt.new_empty(qt.shape[0], 1, qt.shape[2])
         shift = None if _is_safe(q1, kt) else torch.empty_like(norm)
-        kept = qt.new_empty(qt.shape[0], kt.shape[2], qt.shape[2]) if is_recorded and _is_kept(qt, kt) else None
         y = qt.new_empty(*vt.shape[:2], qt.shape[2])  # (B heads, e, N)
-        for rows, queries, (weights,) in _chunks(qt, kt, kept):
+        for rows, queries, (weights,) in _chunks(qt, kt, 1):
             torch.bmm(kt[rows].transpose(1, 2), q1[rows, :, queries], out=weights)
             if shift is not None:
                 shift[rows, :, queries] = most = weights.amax(1, keepdim=True)
@@ -73,7 +75,7 @@ class _NarrowHeads(torch.autograd.Function):
             y[rows, :, queries] = vt[rows] @ weights.exp2_()
             norm[rows, :, queries] = weights.sum(1, keepdim=True)
         y /= norm
-        return y.unflatten(0, q.shape[:2]).transpose(2, 3), norm, shift, kept
+        return y.unflatten(0, q.shape[:2]).transpose(2, 3), norm, shift
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
@@ -84,29 +86,26 @@ class _NarrowHeads(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        q, k, v, y, norm, shift, kept = ctx.saved_tensors
+        q, k, v, y, norm, shift = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_plain_gradients(q, k, v, grad, ctx.scale), None, None
+            return *_plain_gradients(q, k, v, grad, ctx.scale), None
         qt, kt, vt, yt, gt = _columns(q, k, v, y, grad)
         gt = gt / norm
         g1 = _with_row(gt, -(gt * yt).sum(1, keepdim=True)).mul_(ctx.scale)
-        q1, k1, v1 = qt, kt, _with_row(vt, 1.0)
-        if kept is None:
-            q1 = qt * (ctx.scale * math.log2(math.e))
-            if shift is not None:
-                q1, k1 = _with_row(q1, -shift), _with_row(kt, 1.0)
+        q1, k1, v1 = qt * (ctx.scale * math.log2(math.e)), kt, _with_row(vt, 1.0)
+        if shift is not None:
+            q1, k1 = _with_row(q1, -shift), _with_row(kt, 1.0)
         gq, gk, gv = (torch.empty_like(t) for t in (qt, kt, vt))
-        for rows, queries, (weights, logits) in _chunks(qt, kt, kept, 2):
-            if kept is None:
-                torch.bmm(k1[rows].transpose(1, 2), q1[rows, :, queries], out=weights)
-                weights.exp2_()
+        for rows, queries, (weights, logits) in _chunks(qt, kt, 2):
+            torch.bmm(k1[rows].transpose(1, 2), q1[rows, :, queries], out=weights)
+            weights.exp2_()
             torch.bmm(v1[rows].transpose(1, 2), g1[rows, :, queries], out=logits)
             logits *= weights  # the gradient of the logits
             add = min(1, queries.start)
             gv[rows].baddbmm_(gt[rows, :, queries], weights.transpose(1, 2), beta=add)
             gk[rows].baddbmm_(qt[rows, :, queries], logits.transpose(1, 2), beta=add)
             gq[rows, :, queries] = kt[rows] @ logits
-        return *(t.unflatten(0, q.shape[:2]).transpose(2, 3) for t in (gq, gk, gv)), None, None
+        return *(t.unflatten(0, q.shape[:2]).transpose(2, 3) for t in (gq, gk, gv)), None
 
 
 def _plain_gradients(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,36 +134,21 @@ def _is_safe(q: Tensor, k: Tensor) -> bool:
     return bool((squares[0] * squares[1] < SAFE**2).all())
 
 
-def _is_kept(q: Tensor, k: Tensor) -> bool:
-    """Tell whether the weights are kept for the backward pass; then all queries of a head have to be in one chunk."""
-    (rows, d, n), m = q.shape, k.shape[2]
-    return d >= NARROW and rows * n * m <= KEPT and _sizes(q, k)[1] == n
-
-
-def _sizes(q: Tensor, k: Tensor) -> tuple[int, int]:
-    """Return the numbers of rows and of queries in a chunk."""
+def _chunks(q: Tensor, k: Tensor, count: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield slices of the rows and of the queries, and ``count`` places for numbers of all their pairs."""
     (rows, _, n), m = q.shape, k.shape[2]
     queries = n
     if 2 * n * m > CHUNK:
         queries = max(1, CHUNK // (min(rows, ROWS) * m), min(QUERIES, CHUNK // m))
         queries = min(n, _even(n, queries, LANES))
-    return _even(rows, max(1, CHUNK // (queries * m))), queries
-
-
-def _chunks(q: Tensor, k: Tensor, kept: Tensor | None, count: int = 1) -> Iterator[tuple[slice, slice, list[Tensor]]]:
-    """Yield slices of the rows and of the queries, and ``count`` places for numbers of all their pairs.
-
-    The first is that of the rows in ``kept``, if there is such a tensor.
-    """
-    (rows, _, n), m, (together, queries) = q.shape, k.shape[2], _sizes(q, k)
+    together = _even(rows, max(1, CHUNK // (queries * m)))
     # Used again and again: fresh memory costs more than the products.
-    buffers = q.new_empty(count - (kept is not None), together * queries * m)
+    buffers = q.new_empty(count, together * queries * m)
     for row in range(0, rows, together):
         for query in range(0, n, queries):
             size = (min(together, rows - row), m, min(queries, n - query))
-            places = [b[: size[0] * size[1] * size[2]].view(size) for b in buffers]
-            part = slice(row, row + together)
-            yield part, slice(query, query + queries), [*([] if kept is None else [kept[part]]), *places]
+            places = buffers[:, : size[0] * size[1] * size[2]].view(count, *size)
+            yield slice(row, row + together), slice(query, query + queries), places
 
 
 def _even(n: int, most: int, unit: int = 1) -> int:
