@@ -77,24 +77,22 @@ def _weight_gradient(grad: Tensor, x: Tensor, kh: int, kw: int) -> Tensor:
     if kh <= FAST_WIDTH < kw:
         grad, x = (as_format(t.transpose(2, 3), format_of(t)) for t in (grad, x))
         return _weight_gradient(grad, x, kw, kh).transpose(2, 3)
-    h, w = x.shape[2:]
+    h = x.shape[2]
     below = max(0, kh - h)  # kernels higher than the map are slow, more rows of zeros are not
     if below:
         grad = F.pad(grad, (0, 0, 0, below))
-    if below or kw > FAST_WIDTH:
-        side = kw // 2 if kw > FAST_WIDTH else 0
-        x = F.pad(x, (side, side, 0, below))
-    if kw <= FAST_WIDTH:
-        return _fast_gradient(grad, x, kh, kw, kw // 2)
     columns = []
     for first in range(0, kw, FAST_WIDTH):
         width = min(FAST_WIDTH, kw - first)
-        columns.append(_fast_gradient(grad, x[..., first : first + w + width - 1], kh, width, 0))
-    return torch.cat(columns, 3)
+        left = kw // 2 - first  # pixels from a pixel to the first one that these taps see
+        right = width - 1 - left
+        seen = F.pad(x, (left, right, 0, below)) if left or right or below else x
+        columns.append(_fast_gradient(grad, seen, kh, width))
+    return torch.cat(columns, 3) if len(columns) > 1 else columns[0]
 
 
-def _fast_gradient(grad: Tensor, x: Tensor, kh: int, kw: int, padding: int) -> Tensor:
+def _fast_gradient(grad: Tensor, x: Tensor, kh: int, kw: int) -> Tensor:
     weight = x.new_empty(x.shape[1], 1, kh, kw)  # only its shape is read
     return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, (1, 1), (kh // 2, padding), (1, 1), False, (0, 0), x.shape[1], (False, True, False)
+        grad, x, weight, None, (1, 1), (kh // 2, 0), (1, 1), False, (0, 0), x.shape[1], (False, True, False)
     )[1]

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 
+_FULL = (torch.float32, torch.float64)
+_is_compiling = getattr(torch.compiler, "is_compiling", bool)  # PyTorch 2.1 has none: False
+
+
 def is_eager(x: Tensor) -> bool:
     """Tell whether operations on ``x`` run at once, rather than being traced, compiled or only simulated."""
-    is_compiling = getattr(torch.compiler, "is_compiling", None)  # PyTorch 2.1 has none
-    return not (torch.jit.is_tracing() or (is_compiling is not None and is_compiling())) and type(x) is Tensor
+    return type(x) is Tensor and not (_is_compiling() or torch.jit.is_tracing())
 
 
 def is_eager_cpu(x: Tensor) -> bool:
     """Tell whether operations on ``x`` run at once, on the CPU and in its precision, float32 or float64."""
-    return x.device.type == "cpu" and x.dtype.itemsize >= 4 and is_eager(x) and not _is_autocast()
+    return x.is_cpu and x.dtype in _FULL and is_eager(x) and not _is_autocast()
 
 
 def autocast_dtype() -> torch.dtype | None:
