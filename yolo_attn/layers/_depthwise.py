@@ -77,16 +77,16 @@ def _weight_gradient(grad: Tensor, x: Tensor, kh: int, kw: int) -> Tensor:
     if kh <= FAST_WIDTH < kw:
         grad, x = (as_format(t.transpose(2, 3), format_of(t)) for t in (grad, x))
         return _weight_gradient(grad, x, kw, kh).transpose(2, 3)
-    h = x.shape[2]
-    below = max(0, kh - h)  # kernels higher than the map are slow, more rows of zeros are not
-    if below:
-        grad = F.pad(grad, (0, 0, 0, below))
+    # Kernels higher than the map are slow, more rows of zeros are not; and no tap may look past the next columns.
+    below, beside = max(0, kh - x.shape[2]), max(0, kw // 2 - x.shape[3])
+    if below or beside:
+        grad, x = (F.pad(t, (0, beside, 0, below)) for t in (grad, x))
     columns = []
     for first in range(0, kw, FAST_WIDTH):
         width = min(FAST_WIDTH, kw - first)
         left = kw // 2 - first  # pixels from a pixel to the first one that these taps see
         right = width - 1 - left
-        seen = F.pad(x, (left, right, 0, below)) if left or right or below else x
+        seen = F.pad(x, (left, right)) if left or right else x
         columns.append(_fast_gradient(grad, seen, kh, width))
     return torch.cat(columns, 3) if len(columns) > 1 else columns[0]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 _FULL = (torch.float32, torch.float64)
 _is_compiling = getattr(torch.compiler, "is_compiling", bool)  # PyTorch 2.1 has none: False
 
