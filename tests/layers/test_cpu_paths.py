@@ -132,6 +132,15 @@ def test_without_a_gradient_the_module_runs(call: Callable[[nn.Conv2d, Tensor], 
     assert seen == [conv]
 
 
+def test_depthwise_calls_a_module_that_is_replaced() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    doubled, x = Doubled(4, 4, 7, padding=3, groups=4), torch.randn(1, 4, 6, 6)
+    assert torch.equal(depthwise(doubled, x), doubled(x))
+
+
 def test_depthwise_under_autocast_equals_the_module_in_its_precision() -> None:
     conv = nn.Conv2d(3, 3, 5, padding=2, groups=3)
     x = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()

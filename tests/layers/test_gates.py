@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_attn import registry
-from yolo_attn.layers import BAM, CAA, CBAM, CPCA, SE, CoordAtt, _convolution, _mean
+from yolo_attn.layers import BAM, CAA, CBAM, CPCA, SE, CoordAtt, _mean
 from yolo_attn.layers._box import box_mean
-from yolo_attn.layers._convolution import convolve
 from yolo_attn.layers._eager import is_eager_cpu
 from yolo_attn.layers._maximum import channel_max, global_max
 
@@ -375,68 +374,6 @@ def derivatives(function: Callable[[Tensor], Tensor], inputs: list[Tensor], w: T
     first = torch.autograd.grad(y, inputs, w, create_graph=True)
     second = torch.autograd.grad(sum((g**2).sum() for g in first), [w, *inputs[:2]], allow_unused=True)
     return [y, *first, *(g for g in second if g is not None)]
-
-
-@pytest.fixture
-def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small maps take the path of large ones."""
-    monkeypatch.setattr(_convolution, "_LARGE_MAP", 1)
-
-
-@pytest.mark.usefixtures("every_size")
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(
-    ("kernel", "dilation", "groups", "size"),
-    [
-        ((7, 7), 1, 1, (5, 4)),
-        ((3, 3), 2, 1, (6, 9)),
-        ((1, 7), 1, 4, (6, 9)),
-        ((1, 3), 1, 4, (2, 40)),  # a map far wider than the row
-        ((1, 5), 2, 4, (3, 12)),
-        ((1, 21), 1, 4, (12, 5)),
-        ((1, 21), 1, 4, (1, 1)),
-        ((21, 1), 1, 4, (12, 5)),
-        ((21, 1), 1, 4, (5, 30)),
-    ],
-)
-def test_convolve_has_all_derivatives_of_the_convolution(
-    kernel: tuple[int, int], dilation: int, groups: int, size: tuple[int, int], bias: bool
-) -> None:
-    padding = tuple(k // 2 * dilation for k in kernel)
-    conv = nn.Conv2d(4, 4 if groups > 1 else 3, kernel, 1, padding, dilation, groups, bias).double()
-    x = features(2, 4, *size).requires_grad_()
-    w = features(2, conv.out_channels, *size).flip(0)
-    inputs = [x, *conv.parameters()]
-    assert "_Convolution" in convolve(conv, x).grad_fn.name()
-    plain = derivatives(conv, inputs, w)
-    for actual, expected in zip(derivatives(lambda x: convolve(conv, x), inputs, w), plain, strict=True):
-        assert distance(actual, expected) < LIMIT
-    with torch.no_grad():
-        assert distance(convolve(conv, x), conv(x)) < LIMIT
-
-
-@pytest.mark.usefixtures("every_size")
-def test_convolve_calls_a_module_that_is_hooked_replaced_or_cast() -> None:
-    conv, x = nn.Conv2d(4, 4, (1, 7), padding=(0, 3), groups=4), torch.randn(1, 4, 6, 6)
-    assert "_Convolution" in convolve(conv, x).grad_fn.name()
-    with torch.autocast("cpu", torch.bfloat16):
-        y = convolve(conv, x.requires_grad_())
-    assert y.dtype == torch.bfloat16
-    y.float().sum().backward()
-    assert x.grad is not None
-    calls: list[int] = []
-    handle = conv.register_forward_hook(lambda *_: calls.append(1))
-    convolve(conv, x)
-    assert calls == [1]
-    handle.remove()
-
-    class Doubled(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            return 2 * super().forward(x)
-
-    doubled = Doubled(4, 4, (1, 7), padding=(0, 3), groups=4)
-    doubled.load_state_dict(conv.state_dict())
-    assert torch.allclose(convolve(doubled, x), 2 * conv(x))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (12, 5)], ids=str)

@@ -42,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     if mask is None and not dropout and q.device.type == "cpu" and is_eager(q):
         is_much = q.shape[-1] < NARROW or q.shape[2] * k.shape[2] >= LITTLE
         if is_much and is_eager_cpu(q):
-            return _NarrowHeads.apply(q, k, v, scale)[0]
+            return _NarrowHeads.apply(q, k, v, scale)  # type: ignore[no-any-return]
         if q.shape[:3].numel() * k.shape[2] <= FEW:
             # Faster than the fused operator for many small heads and in half precision, where softmax sums in float32.
             return ((q * scale) @ k.transpose(2, 3)).softmax(-1) @ v
@@ -56,12 +56,11 @@ class _NarrowHeads(torch.autograd.Function):
     queries, keys and values are columns. Sums and shifts are further rows of the factors of the products, so that
     nothing but a power of two passes over the weights; a power of e takes three times as long. They stay unnormalised:
     dividing the sums of values and, backward, the gradient has the same effect. Backward computes the weights again
-    from q and k, unless wide heads have few.
+    from q and k.
     """
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor | None, ...]:
-        """Return the result, and what backward needs: the sums of the weights and their shift."""
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         qt, kt, vt = _columns(q, k, v)
         q1 = qt * (scale * math.log2(math.e))
         norm = qt.new_empty(qt.shape[0], 1, qt.shape[2])
@@ -75,17 +74,13 @@ class _NarrowHeads(torch.autograd.Function):
             y[rows, :, queries] = vt[rows] @ weights.exp2_()
             norm[rows, :, queries] = weights.sum(1, keepdim=True)
         y /= norm
-        return y.unflatten(0, q.shape[:2]).transpose(2, 3), norm, shift
+        y = y.unflatten(0, q.shape[:2]).transpose(2, 3)
+        ctx.scale = scale
+        ctx.save_for_backward(q, k, v, y, norm, shift)
+        return y
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
-        ctx.scale = inputs[3]
-        ctx.save_for_backward(*inputs[:3], *output)
-        ctx.mark_non_differentiable(*(t for t in output[1:] if t is not None))
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, norm, shift = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_plain_gradients(q, k, v, grad, ctx.scale), None

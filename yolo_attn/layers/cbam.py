@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._convolution import convolve
 from ._fold import Norm, fold_norm
 from ._fused import PARTS, Rule, Tensors, fused, is_fusible, weights_and_biases
 from ._maximum import channel_max, first_index, global_max
@@ -54,7 +53,7 @@ class _SpatialGate(nn.Module):
         self.bn = nn.BatchNorm2d(1, momentum=0.01) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = convolve(self.conv, torch.cat([channel_max(x), channel_mean(x)], 1))  # (B, 1, H, W)
+        logits = self.conv(torch.cat([channel_max(x), channel_mean(x)], 1))  # (B, 1, H, W)
         if self.bn is not None:
             logits = batch_norm(self.bn, logits)
         return logits.sigmoid().to(x.dtype)
