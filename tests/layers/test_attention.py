@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from yolo_attn.layers import _attention
 from yolo_attn.layers._attention import attend
-from yolo_attn.layers._linear import linear
+from yolo_attn.layers._pointwise import linear
 
 EXACT = 1e-12  # float64 noise of sums in another order
 

@@ -1,4 +1,4 @@
-"""1x1 convolutions as matrix products where that makes their backward pass faster."""
+"""Linear maps of every pixel as matrix products, where that is faster than the modules."""
 
 from __future__ import annotations
 
@@ -39,6 +39,26 @@ def project(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return y.unflatten(2, x.shape[2:])
 
 
+def linear(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a linear layer or a 1x1 convolution (stride 1, one group) to every pixel; the same as calling the module.
+
+    On a CPU a product of matrices needs no change of the layout, forward or backward.
+
+    Shape:
+        ``(B, C, N) -> (B, C', N)`` with a linear layer, ``(B, C, H, W) -> (B, C', H, W)`` with a convolution.
+    """
+    if not (is_eager_cpu(x) and x.dtype == module.weight.dtype and is_bare(module)):
+        return module(x) if isinstance(module, nn.Conv2d) else module(x.transpose(1, 2)).transpose(1, 2)
+    weight, bias, pixels = module.weight.flatten(1), module.bias, x.flatten(2)
+    if x.shape[0] == 1:  # a batch would cost a copy of the weight's gradient
+        pixels = pixels.squeeze(0)
+        y = weight @ pixels if bias is None else torch.addmm(bias[:, None], weight, pixels)
+    else:
+        weight = weight.expand(x.shape[0], -1, -1)
+        y = weight @ pixels if bias is None else torch.baddbmm(bias[:, None], weight, pixels)
+    return y.view(x.shape[0], -1, *x.shape[2:])
+
+
 def _is_tokens(x: Tensor, weight: Tensor) -> bool:
     """Tell whether the map is a matrix of few pixels in memory, so that its product beats the convolution."""
     few = x.shape[0] * x.shape[2] * x.shape[3] <= FEW_PIXELS and not x.is_contiguous()
@@ -46,9 +66,9 @@ def _is_tokens(x: Tensor, weight: Tensor) -> bool:
     return is_matrix and x.dtype == weight.dtype and is_eager_cpu(x)
 
 
-def is_bare(conv: nn.Conv2d) -> bool:
+def is_bare(module: nn.Module) -> bool:
     """Tell whether nobody replaced or hooked the module, as counters of operations do, and so wants it called."""
-    return type(conv) is nn.Conv2d and not (conv._forward_hooks or conv._forward_pre_hooks)
+    return type(module) in (nn.Conv2d, nn.Linear) and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def is_recorded(x: Tensor, weight: Tensor) -> bool:

@@ -22,8 +22,7 @@ from . import _checks as check
 from ._attention import attend
 from ._eager import is_eager, is_eager_cpu
 from ._layout import channels_last, like
-from ._linear import linear
-from ._pointwise import pointwise
+from ._pointwise import linear, pointwise
 from ._precision import no_autocast
 
 # Numbers of a position term that are held at once; a map that needs more is worked through in rows.

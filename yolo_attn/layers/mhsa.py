@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._attention import attend
 from ._layout import like
-from ._linear import linear
+from ._pointwise import linear
 
 
 class MHSA(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._depthwise import depthwise
-from ._linear import linear
+from ._pointwise import linear
 from .mhsa import MHSA
 
 
