@@ -41,7 +41,7 @@ def test_narrow_heads_equal_the_formula_in_chunks_of_any_size(chunk: int, value_
     monkeypatch.setattr(_attention, "CHUNK", chunk)
     q, k, v = heads(4, value_width)
     y = attend(q, k, v, 0.7)
-    assert "NarrowHeads" in type(y.grad_fn).__name__
+    assert "Chunked" in type(y.grad_fn).__name__
     assert_same(y, (0.7 * q @ k.transpose(2, 3)).softmax(-1) @ v, [q, k, v])
 
 
@@ -53,7 +53,7 @@ def test_the_fused_operator_serves_everything_else(case: str) -> None:
     mask = torch.zeros(7, 5, dtype=q.dtype) if case == "mask" else None
     with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
         y = attend(q, k, v, 0.7, mask, 0.5 if case == "dropout" else 0.0)
-    assert "NarrowHeads" not in type(y.grad_fn).__name__
+    assert "Chunked" not in type(y.grad_fn).__name__
 
 
 def test_narrow_heads_keep_only_their_inputs_for_backward() -> None:

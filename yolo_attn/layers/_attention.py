@@ -1,4 +1,4 @@
-"""Softmax attention that never holds all its weights, at the speed of matrix products on a CPU."""
+"""Softmax attention that holds few of its weights at a time, at the speed of matrix products on a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._eager import is_eager, is_eager_cpu
+from ._eager import is_eager, is_eager_cpu, without_autocast
+from ._precision import no_autocast
 
 # Below this width of the heads, and from this number of weights of a head on, products with columns are fastest.
 NARROW = 16
@@ -39,24 +40,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory but
         for at most ``FEW`` weights, in full precision only of small heads.
     """
-    if mask is None and not dropout and q.device.type == "cpu" and is_eager(q):
+    if mask is None and not dropout and q.is_cpu and is_eager(q) and q.numel() and k.numel():
         is_much = q.shape[-1] < NARROW or q.shape[2] * k.shape[2] >= LITTLE
         if is_much and is_eager_cpu(q):
-            return _NarrowHeads.apply(q, k, v, scale)  # type: ignore[no-any-return]
+            return _Chunked.apply(q, k, v, scale)  # type: ignore[no-any-return]
         if q.shape[:3].numel() * k.shape[2] <= FEW:
-            # Faster than the fused operator for many small heads and in half precision, where softmax sums in float32.
-            return ((q * scale) @ k.transpose(2, 3)).softmax(-1) @ v
+            # Faster than the fused operator for many small heads and in half precision, where logits stay float32.
+            with no_autocast(q):
+                dtype = torch.promote_types(q.dtype, torch.float32)
+                weights = ((q.to(dtype) * scale) @ k.to(dtype).transpose(2, 3)).softmax(-1)
+            return weights.to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
 
 
-class _NarrowHeads(torch.autograd.Function):
+class _Chunked(torch.autograd.Function):
     """Attention chunk by chunk, every product so arranged that its result is wide.
 
     A product whose result is as narrow as a head runs at a fraction of the speed of the same product transposed, so
-    queries, keys and values are columns. Sums and shifts are further rows of the factors of the products, so that
-    nothing but a power of two passes over the weights; a power of e takes three times as long. They stay unnormalised:
-    dividing the sums of values and, backward, the gradient has the same effect. Backward computes the weights again
-    from q and k.
+    queries, keys and values are columns. Weights are powers of two, which take a third of the time of powers of e, and
+    stay unnormalised: dividing the sums of values and, backward, the gradient has the same effect. Backward computes
+    the weights again from q and k; sums and shifts are further rows of the factors of its products.
     """
 
     @staticmethod
@@ -80,6 +83,7 @@ class _NarrowHeads(torch.autograd.Function):
         return y
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, norm, shift = ctx.saved_tensors
         if torch.is_grad_enabled():

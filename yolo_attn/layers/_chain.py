@@ -55,8 +55,6 @@ def chain_gradients(
         dgamma = dbeta = None
         if norm is not None:
             grad, dgamma, dbeta = norm.backward(grad, z, gamma, mean, scale)
-            if gamma is None:
-                dgamma = dbeta = None
         grads[:0] = [dgamma, dbeta]
         weight = tensors[_LINK * i]
     grads[:0] = [None, None if tensors[1] is None else _bias_gradient(grad)]

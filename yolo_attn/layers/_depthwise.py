@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from ._eager import autocast_dtype, is_eager
+from ._eager import autocast_dtype, is_eager, without_autocast
 from ._layout import as_format, format_of
 from ._pointwise import is_bare
 
@@ -54,6 +54,7 @@ class _Depthwise(Function):
         return _convolve(x, weight, bias)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         gx = gw = gb = None

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from ._eager import is_eager_cpu
+from ._eager import is_eager_cpu, is_unhooked, without_autocast
 
+Type = type | tuple[type, ...]
 Tensors = Sequence[Any]  # of tensors; an absent bias is None
 
 
@@ -62,29 +63,33 @@ def _attribute(module: nn.Module, name: str) -> Tensor | None:
     return module._parameters[name] if name in module._parameters else getattr(module, name, None)
 
 
-PARTS = frozenset((nn.Sequential, nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.Sigmoid))
-
-
-def is_fusible(x: Tensor, weight: Tensor, parts: Iterable[nn.Module], types: frozenset[type] = PARTS) -> bool:
+def is_fusible(x: Tensor, parts: Sequence[nn.Module], types: Sequence[Type]) -> bool:
     """Tell whether a layer may compute its result from its parts' tensors instead of calling them.
 
-    Not if somebody replaced a part or hooked it, as counters of operations do, and so wants it called; and not for
-    derivatives other than those of the graph.
+    Not if somebody replaced a part or hooked it, as counters of operations do, and so wants it called.
 
     Args:
         x: The map.
-        weight: One of the layer's weights.
         parts: The layer's modules.
-        types: What they may be.
+        types: What each of them must be.
     """
-    if not (is_eager_cpu(x) and x.dtype is weight.dtype and x.is_contiguous() and x.numel()):
+    if not (is_eager_cpu(x) and x.is_contiguous() and x.numel() and len(parts) == len(types)):
         return False
-    for part in parts:
-        if type(part) not in types or part._forward_hooks or part._forward_pre_hooks:
+    for part, wanted in zip(parts, types, strict=True):
+        kind = type(part)
+        if kind is not wanted and (type(wanted) is not tuple or kind not in wanted):
             return False
-        if part._backward_hooks or part._backward_pre_hooks:
+        weight = part._parameters.get("weight")
+        if (weight is not None and weight.dtype is not x.dtype) or not is_unhooked(part):
             return False
-    return not torch._C._are_functorch_transforms_active() and forward_ad.unpack_dual(x).tangent is None
+        if kind is nn.Conv2d and part.padding_mode != "zeros":
+            return False
+    return True
+
+
+def children(module: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the modules in a module, whatever it is."""
+    return tuple(child for child in module._modules.values() if child is not None)
 
 
 class _Fused(Function):
@@ -96,6 +101,7 @@ class _Fused(Function):
         return y
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         saved, needs = ctx.saved_tensors, ctx.needs_input_grad[2:]
         tensors, kept = saved[: ctx.count], saved[ctx.count :]

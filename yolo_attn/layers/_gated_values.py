@@ -15,8 +15,6 @@ from torch.nn import functional as F
 
 from ._fused import Rule, Tensors
 
-aten = torch.ops.aten
-
 
 class Entry(Rule):
     """A 1x1 convolution ``(B, C, H, W) -> (B, H, W, C')``. Tensors: the map, weight and bias."""
@@ -65,12 +63,12 @@ class Gate(Rule):
         qk, a, s, gate = kept
         q, k, v = qkv.flatten(0, 2).chunk(3, 1)
         g = grad.flatten(0, 2)  # (B N, C)
-        g_qkv = torch.empty_like(qkv)
+        g_qkv = qkv.new_empty(qkv.shape)
         gq, gk, gv = g_qkv.flatten(0, 2).chunk(3, 1)
         torch.mul(g, gate, out=gv)
-        g = aten.tanh_backward(g * v, gate).mul_(scale)
+        g = torch.ops.aten.tanh_backward(g * v, gate).mul_(scale)
         g_second, g_second_bias = (g.t() @ s).view_as(second), g.sum(0)
-        g = aten.silu_backward(g @ second.flatten(1), a)
+        g = torch.ops.aten.silu_backward(g @ second.flatten(1), a)
         g_first, g_first_bias = (g.t() @ qk).view_as(first), g.sum(0)
         g = g @ first.flatten(1)
         torch.mul(g, k, out=gq)
@@ -93,7 +91,7 @@ class Exit(Rule):
 
     def compute(self, constants: None, *tensors: Tensor) -> tuple[Tensor, Tensors]:
         weight, bias, *branches = tensors
-        columns = [t for t in _columns(*branches) if t is not None]
+        columns = _columns(*branches)
         b, h, w = _size(*branches)
         y = None if bias is None else bias[:, None]
         for part, t in zip(weight.flatten(1).split([t.shape[1] for t in columns], 1), columns, strict=True):
@@ -105,7 +103,7 @@ class Exit(Rule):
         self, constants: None, grad: Tensor, tensors: Tensors, kept: Tensors, needs: Sequence[bool]
     ) -> Sequence[Tensor | None]:
         weight, bias, whole, *local = tensors
-        columns = [t for t in _columns(whole, *local) if t is not None]
+        columns = _columns(whole, *local)
         g = grad.flatten(2)  # (B, C, N)
         parts = [t.expand(g.shape[0], -1, -1) for t in weight.flatten(1).split([t.shape[1] for t in columns], 1)]
         g_weight = torch.cat([torch.bmm(g, t.transpose(1, 2)).sum(0) for t in columns], 1).view_as(weight)
@@ -119,9 +117,10 @@ class Exit(Rule):
         return F.conv2d(torch.cat(maps if whole is None else [*maps, whole], 1), weight, bias)
 
 
-def _columns(whole: Tensor | None, *local: Tensor) -> list[Tensor | None]:
+def _columns(whole: Tensor | None, *local: Tensor) -> list[Tensor]:
     """Return the branches as ``(B, C', N)``, views."""
-    return [*(t.flatten(1, 2).transpose(1, 2) for t in local), None if whole is None else whole.flatten(2)]
+    columns = [t.flatten(1, 2).transpose(1, 2) for t in local]
+    return columns if whole is None else [*columns, whole.flatten(2)]
 
 
 def _size(whole: Tensor | None, *local: Tensor) -> tuple[int, int, int]:

@@ -76,6 +76,8 @@ def normaliser(norm: nn.Module, count: int) -> Normaliser | None:
     if not isinstance(norm, Norm):
         return None
     mean, var, batches = (norm._buffers.get(name) for name in ("running_mean", "running_var", "num_batches_tracked"))
+    if norm.training and not norm.track_running_stats and count > 1:
+        mean = var = None
     moves = norm.training and mean is not None and count > 1
     momentum = 0.0 if norm.momentum is None else norm.momentum
     if moves and batches is not None:

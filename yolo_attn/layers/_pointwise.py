@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._eager import is_eager_cpu
+from ._eager import is_eager_cpu, is_unhooked
 
 # Pixels from which on the change of layout costs more than it gains.
 LARGE_MAP = 1024
@@ -56,7 +56,7 @@ def linear(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     else:
         weight = weight.expand(x.shape[0], -1, -1)
         y = weight @ pixels if bias is None else torch.baddbmm(bias[:, None], weight, pixels)
-    return y.view(x.shape[0], -1, *x.shape[2:])
+    return y.view(x.shape[0], weight.shape[-2], *x.shape[2:])
 
 
 def _is_tokens(x: Tensor, weight: Tensor) -> bool:
@@ -68,7 +68,7 @@ def _is_tokens(x: Tensor, weight: Tensor) -> bool:
 
 def is_bare(module: nn.Module) -> bool:
     """Tell whether nobody replaced or hooked the module, as counters of operations do, and so wants it called."""
-    return type(module) in (nn.Conv2d, nn.Linear) and not (module._forward_hooks or module._forward_pre_hooks)
+    return type(module) in (nn.Conv2d, nn.Linear) and is_unhooked(module)
 
 
 def is_recorded(x: Tensor, weight: Tensor) -> bool:

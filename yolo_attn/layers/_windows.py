@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_MANY = 2**22  # elements of an image's windows that take more memory than they save time, backward
 _FEW = 2**18  # elements of an image's windows; to copy more takes longer than the backend's forward convolution
 
 
@@ -30,6 +31,12 @@ def convolve_windows(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: i
 def convolve_windows_backward(grad: Tensor, x: Tensor, weight: Tensor, dilation: int = 1) -> tuple[Tensor, Tensor]:
     """Return the gradients of the map and of the weight; that of the bias is the sum of ``grad`` over the pixels."""
     width, channels, k, _ = weight.shape
+    if grad[0].numel() * k * k > _MANY:
+        pad, step = [k // 2 * dilation] * 2, [dilation] * 2
+        dx, dweight, _ = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, [1, 1], pad, step, False, [0, 0], 1, (True, True, False)
+        )
+        return dx, dweight
     windows = _windows(grad, k, dilation)  # (B, K * k * k, H * W)
     dx = times(weight.flip(2, 3).transpose(0, 1).reshape(channels, -1), windows).view_as(x)
     taps = pixel_products(windows, x.flatten(2))  # (K * k * k, C), of the kernel turned round

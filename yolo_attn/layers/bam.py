@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._chain import chain_gradients, plain_chain, run_chain
 from ._fold import fold_norm
-from ._fused import PARTS, Rule, Tensors, fused, is_fusible, weights_and_biases
+from ._fused import Rule, Tensors, Type, children, fused, is_fusible, weights_and_biases
 from ._mean import global_mean
 from ._norm import Normaliser, batch_norm, normaliser
 from ._windows import pixel_products
@@ -132,7 +132,13 @@ class _Amplifier(Rule):
 
 
 _AMPLIFIER = _Amplifier()
-_TYPES = PARTS | {_ChannelBranch, _SpatialBranch, nn.ModuleDict, nn.Identity}
+
+
+def _types(links: int) -> tuple[Type, ...]:
+    """Return the types of both branches' parts."""
+    vectors = (nn.Linear, (nn.BatchNorm1d, nn.Identity)) * links + (nn.Linear,)
+    maps = (nn.Conv2d, (nn.BatchNorm2d, nn.Identity)) * (links + 1) + (nn.Conv2d,)
+    return _ChannelBranch, nn.ModuleDict, *vectors, _SpatialBranch, nn.ModuleDict, *maps
 
 
 class BAM(nn.Module):
@@ -175,9 +181,11 @@ class BAM(nn.Module):
         self.sa = _SpatialBranch(channels, hidden, num_layers, dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        channel, spatial = self.ca.ca, self.sa.sa
-        ours, theirs = tuple(channel.values()), tuple(spatial.values())
-        if is_fusible(x, ours[0].weight, (self.ca, self.sa, channel, spatial, *ours, *theirs), _TYPES):
+        ours, theirs = (
+            [part for child in children(m) for part in (child, *children(child))] for m in (self.ca, self.sa)
+        )
+        if is_fusible(x, (self.ca, *ours, self.sa, *theirs), _types(self.num_layers)):
+            ours, theirs = ours[1:], theirs[1:]
             b, _, h, w = x.shape
             settings = _Settings(
                 self.combine == "sum",

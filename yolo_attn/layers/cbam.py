@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._fold import Norm, fold_norm
-from ._fused import PARTS, Rule, Tensors, fused, is_fusible, weights_and_biases
+from ._fused import Rule, Tensors, children, fused, is_fusible, weights_and_biases
 from ._maximum import channel_max, first_index, global_max
 from ._mean import channel_mean, global_mean
 from ._norm import batch_norm
@@ -130,7 +130,7 @@ def _halves(x: Tensor) -> Tensor:
 
 
 _GATES = _Gates()
-_TYPES = PARTS | {_ChannelGate, _SpatialGate}
+_TYPES = _ChannelGate, nn.Sequential, nn.Conv2d, nn.ReLU, nn.Conv2d, _SpatialGate, nn.Conv2d
 
 
 class CBAM(nn.Module):
@@ -178,12 +178,10 @@ class CBAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channel, spatial = self.channel_attention, self.spatial_attention
-        first, relu, last = channel.se_block
-        conv = spatial.conv
-        parts = channel, channel.se_block, first, relu, last, spatial, conv
-        has_norm = isinstance(spatial.bn, Norm)
-        if not has_norm and is_fusible(x, first.weight, parts, _TYPES):
-            return fused(_GATES, None, x, *weights_and_biases((first, last, conv)))
+        blocks = children(channel)
+        parts = channel, *blocks, *(child for block in blocks for child in children(block)), spatial, *children(spatial)
+        if is_fusible(x, parts[:7], _TYPES) and not isinstance(spatial.bn, Norm):
+            return fused(_GATES, None, x, *weights_and_biases((parts[2], parts[4], parts[6])))
         u = x * self.channel_attention(x)
         return u * self.spatial_attention(u)
 

@@ -19,12 +19,12 @@ from . import _checks as check
 from ._attention import attend
 from ._depthwise import depthwise
 from ._eager import is_eager_cpu
-from ._fused import PARTS, fused, is_fusible
+from ._fused import children, fused, is_fusible
 from ._gated_values import Entry, Exit, Gate
 from ._layout import like
 from ._pointwise import pointwise
 
-FUSED = PARTS | {nn.SiLU, nn.ModuleDict}
+_BRANCH = nn.Conv2d, nn.ModuleDict, nn.Sequential, nn.Conv2d, nn.SiLU, nn.Conv2d
 
 
 class CloAttention(nn.Module):
@@ -120,9 +120,12 @@ class CloAttention(nn.Module):
     def _is_fusible(self, x: Tensor) -> bool:
         if self.training and (self.attn_drop or self.proj_drop):
             return False
-        acts = (part for act in self.act_blocks for part in (act, act["act_block"], *act["act_block"]))
-        maps = (self.global_q, self.global_kv) if self.global_width else ()
-        return is_fusible(x, self.proj.weight, (*self.qkvs, *acts, *maps, self.proj), FUSED)
+        parts: list[nn.Module] = []
+        for qkv, act in zip(self.qkvs, self.act_blocks, strict=True):
+            parts += [qkv, act, *(part for child in children(act) for part in (child, *children(child)))]
+        parts += [self.global_q, self.global_kv] if self.global_width else []
+        types = _BRANCH * len(self.qkvs) + (nn.Conv2d,) * (3 if self.global_width else 1)
+        return is_fusible(x, [*parts, self.proj], types)
 
     def _fused(self, x: Tensor) -> Tensor:
         local, whole = [], None

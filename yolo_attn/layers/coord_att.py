@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._fold import fold_norm
-from ._fused import PARTS, Rule, Tensors, fused, is_fusible, weights_and_biases
+from ._fused import Rule, Tensors, fused, is_fusible, weights_and_biases
 from ._mean import column_mean, row_mean
 from ._norm import Normaliser, normaliser
 from ._windows import pixel_products, times
@@ -62,8 +62,8 @@ class _Gates(Rule):
             dx,
             pixel_products(dz, strips).view_as(w1),
             None if b1 is None else dz.sum((0, 2)),
-            None if gamma is None else dgamma,
-            None if gamma is None else dbeta,
+            dgamma,
+            dbeta,
             pixel_products(drows, t[:, :, :h]).view_as(wh),
             None if bh is None else drows.sum((0, 2)),
             pixel_products(dcolumns, t[:, :, h:]).view_as(ww),
@@ -87,7 +87,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 _GATES = _Gates()
-_TYPES = PARTS | {nn.Identity}
+_TYPES = nn.Conv2d, (nn.BatchNorm2d, nn.Identity), nn.Conv2d, nn.Conv2d
 
 
 class CoordAtt(nn.Module):
@@ -124,7 +124,7 @@ class CoordAtt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = self.conv1, self.bn1, self.conv_h, self.conv_w
-        if is_fusible(x, self.conv1.weight, parts, _TYPES):
+        if is_fusible(x, parts, _TYPES):
             b, _, h, w = x.shape
             norm = normaliser(self.bn1, b * (h + w))
             return fused(_GATES, norm, x, *weights_and_biases(parts))

@@ -18,12 +18,16 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._contextual import Contextual
 from ._fold import fold_norm
-from ._fused import fused, is_fusible
+from ._fused import children, fused, is_fusible
 from ._layout import channels_last, like
 from ._norm import batch_norm, normaliser
 from ._pointwise import FEW_PIXELS, pointwise, project
 
 GROUPS = 4
+
+
+_LINK = nn.Sequential, nn.Conv2d, nn.BatchNorm2d
+_TYPES = *_LINK, nn.ReLU, *_LINK, *_LINK, nn.ReLU, nn.Conv2d
 
 
 class CoT(nn.Module):
@@ -71,8 +75,8 @@ class CoT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         embeds = (self.key_embed, self.value_embed, self.attention_embed)
-        parts = [part for embed in embeds for part in (embed, *embed)]
-        if x.shape[0] * x.shape[2] * x.shape[3] <= FEW_PIXELS and is_fusible(x, self.key_embed[0].weight, parts):
+        parts = [part for embed in embeds for part in (embed, *children(embed))]
+        if is_fusible(x, parts, _TYPES) and self._suits(x) and all(embed[0].bias is None for embed in embeds):
             return self._fused(x, embeds)
         x, given = channels_last(x), x
         keys = F.relu(batch_norm(self.key_embed[1], self.key_embed[0](x)))
@@ -83,6 +87,10 @@ class CoT(nn.Module):
         weights = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
         y = keys + weights.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2) * values
         return like(y.to(x.dtype), given)
+
+    def _suits(self, x: Tensor) -> bool:
+        """Tell whether the map has the layer's width, and few enough pixels to gain from one node."""
+        return x.shape[1] == self.channels and x.shape[0] * x.shape[2] * x.shape[3] <= FEW_PIXELS
 
     def _fused(self, x: Tensor, embeds: Iterable[nn.Sequential]) -> Tensor:
         norms = tuple(normaliser(embed[1], x.numel() // x.shape[1]) for embed in embeds)

@@ -16,6 +16,8 @@ from ._crosses import Crosses
 from ._fused import fused, is_fusible
 from ._layout import like
 
+_TYPES = nn.Conv2d, nn.Conv2d, nn.Conv2d
+
 
 class CrissCross(nn.Module):
     """Add to each pixel a softmax mean over its row and column; a fresh layer is the identity.
@@ -58,7 +60,7 @@ class CrissCross(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         parts = (self.query_conv, self.key_conv, self.value_conv)
-        if is_fusible(x, self.gamma, parts):
+        if is_fusible(x, parts, _TYPES):
             return fused(Crosses(), None, x, *(t for part in parts for t in (part.weight, part.bias)), self.gamma)
         h, w = x.shape[2:]
         # With the channels last in memory every product below reads its operands in order.

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import _checks as check
 from ._attention import attend
-from ._eager import is_eager, is_eager_cpu
+from ._eager import is_eager, is_eager_cpu, is_unhooked
 from ._layout import channels_last, like
 from ._pointwise import linear, pointwise
 from ._precision import no_autocast
@@ -209,7 +209,7 @@ class DAttention(nn.Module):
 
     def _offsets(self, q: Tensor) -> Tensor:
         network = self.conv_offset
-        if type(network) is not nn.Sequential or network._forward_hooks or network._forward_pre_hooks:
+        if type(network) is not nn.Sequential or not is_unhooked(network):
             return network(q)
         return pointwise(network[-1], network[:-1](q))
 

@@ -83,13 +83,13 @@ class DoubleAttention(nn.Module):
         if not torch.jit.is_tracing() and c != self.channels:
             raise ValueError(f"the map has {c} channels, but DoubleAttention was built with channels={self.channels}")
         parts = [self.convA, self.convB, self.convV, *([self.conv_reconstruct] if self.reconstruct else [])]
-        if self._is_shorter_outside(h * w, FUSED_GAIN) and is_fusible(x, self.convA.weight, parts):
+        if self._is_shorter_outside(h * w, FUSED_GAIN) and is_fusible(x, parts, [nn.Conv2d] * len(parts)):
             return fused(Descriptors(), self.residual, x, *(t for part in parts for t in (part.weight, part.bias)))
         pick = _softmax(pointwise(self.convB, x).flatten(2), 2).transpose(1, 2)  # (B, N, n)
         blend = _softmax(pointwise(self.convV, x).flatten(2), 1)  # (B, n, N)
         if self._is_shorter_outside(h * w):
             y = self._project((x.flatten(2) @ pick).unsqueeze(3)).squeeze(3) @ blend  # (B, C or m, N)
-            y = y.reshape(b, -1, h, w)
+            y = y.reshape(b, y.shape[1], h, w)
         else:
             y = pointwise(self.convA, x).flatten(2) @ pick @ blend  # (B, m, N)
             y = y.reshape(b, self.c_m, h, w)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._fused import Rule, Tensors, fused, is_fusible, weights_and_biases
+from ._fused import Rule, Tensors, children, fused, is_fusible, weights_and_biases
 from ._mean import global_mean
 
 
@@ -55,6 +55,7 @@ class _Gate(Rule):
 
 
 _GATE = _Gate()
+_TYPES = nn.Sequential, nn.Linear, nn.ReLU, nn.Linear, nn.Sigmoid
 
 
 class SE(nn.Module):
@@ -91,9 +92,9 @@ class SE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        first, _, last, _ = parts = self.fc
-        if is_fusible(x, first.weight, (parts, *parts)):
-            return fused(_GATE, None, x, *weights_and_biases((first, last)))
+        parts = self.fc, *children(self.fc)
+        if is_fusible(x, parts, _TYPES):
+            return fused(_GATE, None, x, *weights_and_biases((parts[1], parts[3])))
         gate = self.fc(global_mean(x).flatten(1))  # (B, C)
         return x * gate[:, :, None, None]
 
