@@ -20,7 +20,7 @@ def benchmark_table(content: Mapping[str, Any]) -> str:
     """
     parts = []
     for (model, batch, precision, compiled), rows in _settings(content["rows"]):
-        levels = list(dict.fromkeys(row["level"] for row in rows))
+        levels = sorted({row["level"] for row in rows})
         title = f"YOLOv8{model}, batch {batch}, {precision}{', compiled' if compiled else ''}"
         heads = [f"{level} {word}" for level in levels for word in ("ms", "floor", "theirs/ours", "saved")]
         lines = [f"**{title}**", "", f"| layer | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
@@ -50,7 +50,7 @@ def plot(content: Mapping[str, Any], path: str | Path) -> Path:
     from matplotlib import pyplot
 
     (model, batch, precision, compiled), rows = next(iter(_settings(content["rows"])))
-    levels = list(dict.fromkeys(row["level"] for row in rows))
+    levels = sorted({row["level"] for row in rows})
     first = sorted((r for r in rows if r["level"] == levels[0]), key=lambda r: r["ours training"][0])
     layers = [row["layer"] for row in first]
     figure, axes = pyplot.subplots(
