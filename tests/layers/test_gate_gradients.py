@@ -184,6 +184,7 @@ def test_windows_equal_the_convolution(
     few: int, batch: int, k: int, dilation: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_windows, "_FEW", few)
+    monkeypatch.setattr(_windows, "_MANY", few)  # backward, too
     x, weight = features(batch, 2, *size).requires_grad_(), features(3, 2, k, k, seed=4).requires_grad_()
     bias, grad = features(3, seed=6), features(batch, 3, *size, seed=7)
     expected = nn.functional.conv2d(x, weight, bias, 1, k // 2 * dilation, dilation)

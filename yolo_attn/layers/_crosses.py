@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._fused import Rule, Tensors
+from ._windows import pixel_products
 
 
 class Crosses(Rule):
@@ -70,7 +71,7 @@ class Crosses(Rule):
             gx = torch.baddbmm(
                 grad.flatten(2), weight.t().expand(b, -1, -1), g_qkv.transpose(1, 2), alpha=factor
             ).view_as(x)
-        g_weight = torch.bmm(g_qkv.transpose(1, 2), x.flatten(2).transpose(1, 2)).sum(0).mul_(factor)
+        g_weight = pixel_products(g_qkv.transpose(1, 2), x.flatten(2)).mul_(factor)
         g_bias = g_qkv.sum((0, 1)).mul_(factor)
         k = (g_bias.shape[0] - c) // 2
         g_weights = (t.view(*t.shape, 1, 1) for t in g_weight.split((k, k, c)))

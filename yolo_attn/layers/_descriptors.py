@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._fused import Rule, Tensors
+from ._windows import pixel_products
 
 
 class Descriptors(Rule):
@@ -47,9 +48,9 @@ class Descriptors(Rule):
         torch.ops.aten._softmax_backward_data.out(g_blend, blend, 2, blend.dtype, grad_input=g_blend)
         outer: list[Tensor | None] = []
         if reconstruct:
-            outer = [_sum(g_y, features.transpose(1, 2)).view_as(reconstruct[0]), g_y.sum((0, 2))]
+            outer = [pixel_products(g_y, features).view_as(reconstruct[0]), g_y.sum((0, 2))]
             g_y = torch.bmm(_batch(reconstruct[0], b).transpose(1, 2), g_y)  # (B, m, n)
-        g_a, g_a_bias = _sum(g_y, gathered.transpose(1, 2)).view_as(a), g_y.sum((0, 2))
+        g_a, g_a_bias = pixel_products(g_y, gathered).view_as(a), g_y.sum((0, 2))
         g_gathered = torch.bmm(_batch(a, b).transpose(1, 2), g_y)  # (B, C, n)
         g_pick = torch.bmm(flat.transpose(1, 2), g_gathered).mul_(pick)  # (B, N, n)
         g_pick.addcmul_(pick, g_pick.sum(1, keepdim=True), value=-1)
@@ -60,7 +61,8 @@ class Descriptors(Rule):
             gx = gx.transpose(1, 2).reshape(x.shape)
             gx = gx.add_(grad) if residual else gx
         g_to_pick, g_to_blend = (
-            _sum(flat, t).t().reshape(w.shape) for t, w in ((g_pick, to_pick), (g_blend, to_blend))
+            pixel_products(flat, t.transpose(1, 2)).t().reshape(w.shape)
+            for t, w in ((g_pick, to_pick), (g_blend, to_blend))
         )
         return gx, g_a, g_a_bias, g_to_pick, torch.zeros_like(pick_bias), g_to_blend, g_blend.sum((0, 1)), *outer
 
@@ -77,11 +79,6 @@ class Descriptors(Rule):
 def _batch(weight: Tensor, b: int) -> Tensor:
     """Return the weight of a 1x1 convolution as a matrix for each image."""
     return weight.flatten(1).expand(b, -1, -1)
-
-
-def _sum(a: Tensor, b: Tensor) -> Tensor:
-    """Return the products summed over the images: ``(B, R, K), (B, K, S) -> (R, S)``."""
-    return torch.bmm(a, b).sum(0)
 
 
 def _spread(y: Tensor, blend: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._fused import Rule, Tensors
+from ._windows import pixel_products
 
 
 class Entry(Rule):
@@ -34,7 +35,7 @@ class Entry(Rule):
         gx = None
         if needs[0]:
             gx = torch.bmm(weight.flatten(1).t().expand(x.shape[0], -1, -1), g.transpose(1, 2)).view_as(x)
-        g_weight = torch.bmm(g.transpose(1, 2), x.flatten(2).transpose(1, 2)).sum(0).view_as(weight)
+        g_weight = pixel_products(g.transpose(1, 2), x.flatten(2)).view_as(weight)
         return gx, g_weight, None if bias is None else g.sum((0, 1))
 
     def plain(self, constants: None, *tensors: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class Exit(Rule):
         columns = _columns(whole, *local)
         g = grad.flatten(2)  # (B, C, N)
         parts = [t.expand(g.shape[0], -1, -1) for t in weight.flatten(1).split([t.shape[1] for t in columns], 1)]
-        g_weight = torch.cat([torch.bmm(g, t.transpose(1, 2)).sum(0) for t in columns], 1).view_as(weight)
+        g_weight = torch.cat([pixel_products(g, t) for t in columns], 1).view_as(weight)
         g_local = [torch.bmm(g.transpose(1, 2), part).view_as(t) for part, t in zip(parts, local, strict=False)]
         g_whole = None if whole is None else torch.bmm(parts[-1].transpose(1, 2), g).view_as(whole)
         return g_weight, None if bias is None else g.sum((0, 2)), g_whole, *g_local

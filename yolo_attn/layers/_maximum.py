@@ -48,8 +48,7 @@ def first_index(x: Tensor, maximum: Tensor, dim: int, work: Tensor | None = None
     """
     size = x.shape[dim]
     codes = torch.arange(size, 0, -1, dtype=x.dtype).view(-1, *[1] * (x.dim() - dim - 1))  # the first is the largest
-    hits = torch.eq(
-        x, maximum, out=torch.empty_like(x) if work is None else work
-    )  # far faster as floats than as booleans
+    # Far faster as floats than as booleans.
+    hits = torch.eq(x, maximum, out=torch.empty_like(x) if work is None else work)
     index = size - hits.mul_(codes).amax(dim, keepdim=True)
     return index.clamp_(max=size - 1).long()  # nothing equals a maximum that is not a number

@@ -24,6 +24,7 @@ from ._gated_values import Entry, Exit, Gate
 from ._layout import like
 from ._pointwise import pointwise
 
+_ENTRY, _GATE, _EXIT = Entry(), Gate(), Exit()
 _BRANCH = nn.Conv2d, nn.ModuleDict, nn.Sequential, nn.Conv2d, nn.SiLU, nn.Conv2d
 
 
@@ -130,14 +131,14 @@ class CloAttention(nn.Module):
     def _fused(self, x: Tensor) -> Tensor:
         local, whole = [], None
         for qkv, conv, act in zip(self.qkvs, self.convs, self.act_blocks, strict=True):
-            y = depthwise(conv, fused(Entry(), None, x, qkv.weight, qkv.bias).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = depthwise(conv, fused(_ENTRY, None, x, qkv.weight, qkv.bias).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             first, _, second = act["act_block"]
-            local.append(fused(Gate(), self.scale, y, first.weight, first.bias, second.weight, second.bias))
+            local.append(fused(_GATE, self.scale, y, first.weight, first.bias, second.weight, second.bias))
         if self.global_width:
-            q = fused(Exit(), None, self.global_q.weight, self.global_q.bias, x)
-            kv = fused(Exit(), None, self.global_kv.weight, self.global_kv.bias, self._pooled(x))
+            q = fused(_EXIT, None, self.global_q.weight, self.global_q.bias, x)
+            kv = fused(_EXIT, None, self.global_kv.weight, self.global_kv.bias, self._pooled(x))
             whole = self._attend(q, kv)
-        return fused(Exit(), None, self.proj.weight, self.proj.bias, whole, *local)
+        return fused(_EXIT, None, self.proj.weight, self.proj.bias, whole, *local)
 
     def _local(self, qkv: Tensor, act: nn.Module) -> Tensor:
         q, k, v = qkv.chunk(3, 1)

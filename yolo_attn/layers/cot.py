@@ -26,6 +26,7 @@ from ._pointwise import FEW_PIXELS, pointwise, project
 GROUPS = 4
 
 
+_RULE = Contextual()
 _LINK = nn.Sequential, nn.Conv2d, nn.BatchNorm2d
 _TYPES = *_LINK, nn.ReLU, *_LINK, *_LINK, nn.ReLU, nn.Conv2d
 
@@ -96,7 +97,7 @@ class CoT(nn.Module):
         norms = tuple(normaliser(embed[1], x.numel() // x.shape[1]) for embed in embeds)
         tensors = [t for embed in embeds for t in (embed[0].weight, embed[1].weight, embed[1].bias)]
         last = self.attention_embed[3]
-        return fused(Contextual(), norms, x, *tensors, last.weight, last.bias)
+        return fused(_RULE, norms, x, *tensors, last.weight, last.bias)
 
     def _logits(self, keys: Tensor, x: Tensor) -> Tensor:
         mix, norm, relu, last = self.attention_embed

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._crosses import Crosses
-from ._fused import fused, is_fusible
+from ._fused import fused, is_fusible, weights_and_biases
 from ._layout import like
 
+_RULE = Crosses()
 _TYPES = nn.Conv2d, nn.Conv2d, nn.Conv2d
 
 
@@ -61,7 +62,7 @@ class CrissCross(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         parts = (self.query_conv, self.key_conv, self.value_conv)
         if is_fusible(x, parts, _TYPES):
-            return fused(Crosses(), None, x, *(t for part in parts for t in (part.weight, part.bias)), self.gamma)
+            return fused(_RULE, None, x, *weights_and_biases(parts), self.gamma)
         h, w = x.shape[2:]
         # With the channels last in memory every product below reads its operands in order.
         pixels = x.contiguous(memory_format=torch.channels_last)

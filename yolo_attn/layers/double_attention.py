@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._descriptors import Descriptors
-from ._fused import fused, is_fusible
+from ._fused import fused, is_fusible, weights_and_biases
 from ._pointwise import pointwise
 
 # How much faster the products on the descriptors are in one function of the whole layer.
 FUSED_GAIN = 1.25
+_RULE = Descriptors()
 
 
 def _softmax(logits: Tensor, dim: int) -> Tensor:
@@ -84,7 +85,7 @@ class DoubleAttention(nn.Module):
             raise ValueError(f"the map has {c} channels, but DoubleAttention was built with channels={self.channels}")
         parts = [self.convA, self.convB, self.convV, *([self.conv_reconstruct] if self.reconstruct else [])]
         if self._is_shorter_outside(h * w, FUSED_GAIN) and is_fusible(x, parts, [nn.Conv2d] * len(parts)):
-            return fused(Descriptors(), self.residual, x, *(t for part in parts for t in (part.weight, part.bias)))
+            return fused(_RULE, self.residual, x, *weights_and_biases(parts))
         pick = _softmax(pointwise(self.convB, x).flatten(2), 2).transpose(1, 2)  # (B, N, n)
         blend = _softmax(pointwise(self.convV, x).flatten(2), 1)  # (B, n, N)
         if self._is_shorter_outside(h * w):
