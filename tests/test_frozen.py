@@ -96,19 +96,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def loaded(files: Path) -> dict[str, nn.Module]:
-    return {name: YOLO(files / f"{name}.pt").model for name in NAMES}
+@pytest.fixture
+def loaded(name: str, files: Path) -> Any:
+    return YOLO(files / f"{name}.pt").model
 
 
-@pytest.fixture(scope="module")
-def rebuilt(loaded: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Return the models that this version builds from the checkpoints' own YAMLs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            tasks.BaseModel, "info", lambda *args, **kwargs: None
-        )  # counting operations takes most of the time
-        return {name: type(m)(copy.deepcopy(m.yaml), verbose=False) for name, m in loaded.items()}
+@pytest.fixture
+def rebuilt(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the model that this version builds from the checkpoint's own YAML."""
+    monkeypatch.setattr(tasks.BaseModel, "info", lambda *args, **kwargs: None)  # it counts operations, which takes long
+    return type(loaded)(copy.deepcopy(loaded.yaml), verbose=False)
 
 
 def distance(name: str, model: nn.Module) -> float:
@@ -176,16 +173,14 @@ def test_layers_are_built_of_frozen_classes_alone() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_state_and_classes_are_those_of_the_checkpoint(
-    name: str, loaded: dict[str, nn.Module], rebuilt: dict[str, nn.Module]
-) -> None:
+def test_state_and_classes_are_those_of_the_checkpoint(name: str, loaded: Any, rebuilt: Any) -> None:
     with safe_open(make.FOLDER / f"{name}.safetensors", "pt") as file:
         kept = row_state(json.loads(file.metadata()["state"]))
-    for model in (loaded[name], rebuilt[name]):
+    for model in (loaded, rebuilt):
         shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
         # In order too: an optimiser's state knows its parameters by number.
         assert row_state(shapes) == kept
-    ours = {path for path in map(path_of, rebuilt[name].modules()) if path.startswith("yolo_attn")}
+    ours = {path for path in map(path_of, rebuilt.modules()) if path.startswith("yolo_attn")}
     assert ours == pickled_classes(name)
 
 
@@ -198,14 +193,13 @@ def path_of(module: nn.Module) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_training_continues(name: str, loaded: dict[str, nn.Module], rebuilt: dict[str, nn.Module]) -> None:
+def test_training_continues(name: str, loaded: Any, rebuilt: Any) -> None:
     # The host trains the model it rebuilt and filled or, since 2026-09, the one it unpickled.
-    model, unpickled = copy.deepcopy(rebuilt[name]), copy.deepcopy(loaded[name])
-    model.load(loaded[name], verbose=False)
-    assert distance(name, model.eval()) < TOLERANCE
-    for parameter, other in zip(unpickled.parameters(), model.parameters(), strict=True):
+    rebuilt.load(loaded, verbose=False)
+    assert distance(name, rebuilt.eval()) < TOLERANCE
+    for parameter, other in zip(loaded.parameters(), rebuilt.parameters(), strict=True):
         parameter.requires_grad_(other.requires_grad)
-    for trained in (model, unpickled):
+    for trained in (rebuilt, loaded):
         sum(t.square().sum() for t in tensors(trained.train()(make.image()))).backward()
         for key, parameter in trained.named_parameters():
             if parameter.requires_grad:
