@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._box import box_mean
 from ._depthwise import depthwise
+from ._fast import may_be_fast
 from ._fold import fold_norm
-from ._layout import channels_last, like
 from ._norm import batch_norm
+
+
+@may_be_fast
+def box_mean(x: Tensor) -> Tensor:
+    """Return the mean of the 7x7 pixels around each pixel, zeros outside: ``(B, C, H, W) -> (B, C, H, W)``."""
+    return F.avg_pool2d(x, 7, stride=1, padding=3)
 
 
 class _ConvNormAct(nn.Module):
@@ -38,6 +43,9 @@ class _ConvNormAct(nn.Module):
 
 class CAA(nn.Module):
     """Rescale every element of the map by a gate in (0, 1) that sees a strip-shaped surrounding.
+
+    ``y = x * sigmoid(f2(v(h(f1(mean7x7(x))))))``: f1 and f2 are 1x1 convolutions with norm and SiLU, h and v depthwise
+    strips along width and height.
 
     Paper: Poly Kernel Inception Network for Remote Sensing Detection, 2024, arXiv 2403.06258.
 
@@ -75,11 +83,9 @@ class CAA(nn.Module):
         self.conv2 = _ConvNormAct(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x_last = channels_last(x)
-        u = self.conv1(box_mean(x_last))
-        u = depthwise(self.v_conv, depthwise(self.h_conv, u))
-        gate = self.conv2(u).sigmoid().to(x.dtype)
-        return like(gate if self.gate_only else x_last * gate, x)
+        u = self.conv1(box_mean(x))
+        gate = self.conv2(depthwise(self.v_conv, depthwise(self.h_conv, u))).sigmoid().to(x.dtype)  # (B, C, H, W)
+        return gate if self.gate_only else x * gate
 
     def extra_repr(self) -> str:
         return (

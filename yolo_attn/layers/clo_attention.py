@@ -12,24 +12,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
 from ._attention import attend
 from ._depthwise import depthwise
-from ._eager import is_eager_cpu
-from ._fused import children, fused, is_fusible
-from ._gated_values import Entry, Exit, Gate
 from ._layout import like
-from ._pointwise import pointwise
-
-_ENTRY, _GATE, _EXIT = Entry(), Gate(), Exit()
-_BRANCH = nn.Conv2d, nn.ModuleDict, nn.Sequential, nn.Conv2d, nn.SiLU, nn.Conv2d
 
 
 class CloAttention(nn.Module):
     """Mix each pixel with pooled tokens of the whole map (global heads) and with its neighbourhood (local heads).
+
+    Local: ``tanh(scale act(q * k)) * v`` with ``[q; k; v] = depthwise(W x)``. Global:
+    ``sum_j softmax_j(scale q_i k_j) v_j`` over the pooled tokens j. Their channels are joined and mapped once more.
 
     Paper: Rethinking Local Perception in Lightweight Vision Transformer, 2023, arXiv 2303.17803.
 
@@ -110,60 +107,29 @@ class CloAttention(nn.Module):
         self.proj = nn.Conv2d(c, c, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._is_fusible(x):
-            return self._fused(x)
         branches = zip(self.qkvs, self.convs, self.act_blocks, strict=True)
-        y = [self._local(depthwise(conv, pointwise(qkv, x)), act["act_block"]) for qkv, conv, act in branches]
+        y = [self._local(depthwise(conv, qkv(x)), act["act_block"]) for qkv, conv, act in branches]
         if self.global_width:
             y.append(self._global(x))
-        return like(F.dropout(pointwise(self.proj, torch.cat(y, 1)), self.proj_drop, self.training), x)
-
-    def _is_fusible(self, x: Tensor) -> bool:
-        if self.training and (self.attn_drop or self.proj_drop):
-            return False
-        parts: list[nn.Module] = []
-        for qkv, act in zip(self.qkvs, self.act_blocks, strict=True):
-            parts += [qkv, act, *(part for child in children(act) for part in (child, *children(child)))]
-        parts += [self.global_q, self.global_kv] if self.global_width else []
-        types = _BRANCH * len(self.qkvs) + (nn.Conv2d,) * (3 if self.global_width else 1)
-        return is_fusible(x, [*parts, self.proj], types)
-
-    def _fused(self, x: Tensor) -> Tensor:
-        local, whole = [], None
-        for qkv, conv, act in zip(self.qkvs, self.convs, self.act_blocks, strict=True):
-            y = depthwise(conv, fused(_ENTRY, None, x, qkv.weight, qkv.bias).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            first, _, second = act["act_block"]
-            local.append(fused(_GATE, self.scale, y, first.weight, first.bias, second.weight, second.bias))
-        if self.global_width:
-            q = fused(_EXIT, None, self.global_q.weight, self.global_q.bias, x)
-            kv = fused(_EXIT, None, self.global_kv.weight, self.global_kv.bias, self._pooled(x))
-            whole = self._attend(q, kv)
-        return fused(_EXIT, None, self.proj.weight, self.proj.bias, whole, *local)
+        y = self.proj(torch.cat(y, 1))  # (B, C, H, W)
+        return like(F.dropout(y, self.proj_drop, self.training), x)
 
     def _local(self, qkv: Tensor, act: nn.Module) -> Tensor:
-        q, k, v = qkv.chunk(3, 1)
-        gate = pointwise(act[2], F.silu(pointwise(act[0], q * k)))
-        gate = (gate * self.scale).tanh()
-        return F.dropout(gate, self.attn_drop, self.training) * v  # (B, c, H, W)
+        q, k, v = qkv.chunk(3, 1)  # 3 x (B, c, H, W)
+        gate = (act(q * k) * self.scale).tanh()
+        return F.dropout(gate, self.attn_drop, self.training) * v
 
     def _global(self, x: Tensor) -> Tensor:
-        return self._attend(pointwise(self.global_q, x), pointwise(self.global_kv, self._pooled(x)))
-
-    def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
-        size = q.shape
-        k, v = kv.chunk(2, 1)  # 2 x (B, c, h, w)
-        q, k, v = map(self._heads, (q, k, v))
+        heads = self.group_split[-1]
+        # The fused kernels need a head's numbers side by side in memory.
+        q = rearrange(self.global_q(x), "b (heads d) h w -> b heads (h w) d", heads=heads).contiguous()
+        kv = rearrange(self.global_kv(self._pool(x)), "b (t heads d) h w -> t b heads (h w) d", t=2, heads=heads)
+        k, v = kv.contiguous().unbind(0)
         dropout = self.attn_drop if self.training else 0.0
-        return attend(q, k, v, self.scale, dropout=dropout).transpose(2, 3).reshape(size)
+        y = attend(q, k, v, self.scale, dropout=dropout)  # (B, heads, N, d)
+        return rearrange(y, "b heads (h w) d -> b (heads d) h w", h=x.shape[2])
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """Return the map as (B, heads, pixels, d); the fused operator wants the last dimension contiguous."""
-        if is_eager_cpu(x):  # ``attend`` has a form of its own
-            return x.flatten(2).unflatten(1, (self.group_split[-1], -1)).transpose(2, 3)
-        x = x.flatten(2).transpose(1, 2).contiguous()
-        return x.unflatten(2, (self.group_split[-1], -1)).transpose(1, 2)
-
-    def _pooled(self, x: Tensor) -> Tensor:
+    def _pool(self, x: Tensor) -> Tensor:
         if self.window_size == 1:
             return x
         window = [min(self.window_size, int(n)) for n in x.shape[2:]]

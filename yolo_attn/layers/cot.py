@@ -9,32 +9,24 @@ group norm, batch norm and swish, and a two-way softmax that blends static and d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
+from einops import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._contextual import Contextual
 from ._fold import fold_norm
-from ._fused import children, fused, is_fusible
-from ._layout import channels_last, like
-from ._norm import batch_norm, normaliser
-from ._pointwise import FEW_PIXELS, pointwise, project
+from ._norm import batch_norm
+from ._parts import is_bare
 
 GROUPS = 4
-
-
-_RULE = Contextual()
-_LINK = nn.Sequential, nn.Conv2d, nn.BatchNorm2d
-_TYPES = *_LINK, nn.ReLU, *_LINK, *_LINK, nn.ReLU, nn.Conv2d
 
 
 class CoT(nn.Module):
     """Replace the map by its local context plus a share of every value, weighted over the pixels of its channel.
 
-    Three 1x1 convolutions run as functions on views of the weights: counters that hook modules do not see them.
+    ``y = k + softmax_pixels(mean(E([k; x]))) * v`` with ``k`` a grouped convolution and ``v`` a 1x1 convolution of x,
+    and E two 1x1 convolutions to k x k logits a channel.
 
     Paper: Contextual Transformer Networks for Visual Recognition, 2021, arXiv 2107.12292.
 
@@ -75,45 +67,24 @@ class CoT(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        embeds = (self.key_embed, self.value_embed, self.attention_embed)
-        parts = [part for embed in embeds for part in (embed, *children(embed))]
-        if is_fusible(x, parts, _TYPES) and self._suits(x) and all(embed[0].bias is None for embed in embeds):
-            return self._fused(x, embeds)
-        x, given = channels_last(x), x
-        keys = F.relu(batch_norm(self.key_embed[1], self.key_embed[0](x)))
-        values = batch_norm(self.value_embed[1], pointwise(self.value_embed[0], x))
-        logits = self._logits(keys, x)
-        # A weight is about 1 / N: float32 keeps it and its product with the values.
-        logits = logits.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, C), as the map lies in memory
-        weights = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        y = keys + weights.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2) * values
-        return like(y.to(x.dtype), given)
-
-    def _suits(self, x: Tensor) -> bool:
-        """Tell whether the map has the layer's width, and few enough pixels to gain from one node."""
-        return x.shape[1] == self.channels and x.shape[0] * x.shape[2] * x.shape[3] <= FEW_PIXELS
-
-    def _fused(self, x: Tensor, embeds: Iterable[nn.Sequential]) -> Tensor:
-        norms = tuple(normaliser(embed[1], x.numel() // x.shape[1]) for embed in embeds)
-        tensors = [t for embed in embeds for t in (embed[0].weight, embed[1].weight, embed[1].bias)]
-        last = self.attention_embed[3]
-        return fused(_RULE, norms, x, *tensors, last.weight, last.bias)
-
-    def _logits(self, keys: Tensor, x: Tensor) -> Tensor:
+        keys = F.relu(batch_norm(self.key_embed[1], self.key_embed[0](x)))  # (B, C, H, W)
+        values = batch_norm(self.value_embed[1], self.value_embed[0](x))
         mix, norm, relu, last = self.attention_embed
-        # A product with the concatenation [keys; x] is the sum of two products; no concatenated map is stored.
-        of_keys, of_x = mix.weight.split(self.channels, 1)
-        hidden = project(of_keys, None, keys) + project(of_x, mix.bias, x)
-        hidden = relu(batch_norm(norm, hidden))  # (B, C / 2, H, W)
-        # The mean of k * k outputs of a 1x1 convolution is one 1x1 convolution with the mean weights.
-        if last.out_channels == self.channels:
-            return pointwise(last, hidden)  # (B, C, H, W)
-        return project(*self._averages(last), hidden)
+        hidden = relu(batch_norm(norm, mix(torch.cat([keys, x], 1))))  # (B, C / 2, H, W)
+        logits = self._mean_logits(last, hidden)  # (B, C, H, W)
+        # A weight is about 1 / N: float32 keeps it and its product with the values.
+        weights = logits.flatten(2).softmax(2, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return (keys + weights.view_as(values) * values).to(x.dtype)
 
-    def _averages(self, last: nn.Conv2d) -> tuple[Tensor, Tensor]:
-        """Return the mean weights (C, C / 2, 1, 1) and biases."""
-        weight, bias = (t.unflatten(0, (self.channels, -1)).mean(1) for t in (last.weight, last.bias))
-        return weight, bias
+    def _mean_logits(self, last: nn.Module, hidden: Tensor) -> Tensor:
+        """Return the mean of the k * k logits of each channel."""
+        if is_bare(last, nn.Conv2d):  # one convolution of averaged weights, k * k times less work
+            return F.conv2d(hidden, *self._averages(last))
+        return reduce(last(hidden), "b (c k) h w -> b c h w", "mean", c=self.channels)
+
+    def _averages(self, last: nn.Module) -> tuple[Tensor, Tensor]:
+        weight = reduce(last.weight, "(c k) d 1 1 -> c d 1 1", "mean", c=self.channels)
+        return weight, reduce(last.bias, "(c k) -> c", "mean", c=self.channels)
 
     def fold_for_inference(self) -> None:
         """Take the batch norms into the convolutions before them, and average the last one's weights for good."""

@@ -14,9 +14,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._depthwise import depthwise
-from ._layout import channels_last, like
-from ._maximum import global_max
-from ._mean import global_mean
+from ._fast import may_be_fast
 
 STRIPS = (7, 11, 21)
 
@@ -30,13 +28,15 @@ class _ChannelGate(nn.Module):
         self.fc2 = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat([global_mean(x), global_max(x)], 3)  # (B, C, 1, 2)
-        gates = self.fc2(F.relu(self.fc1(pooled))).sigmoid()  # (B, C, 1, 2)
-        return gates.sum(3, keepdim=True)  # (B, C, 1, 1)
+        pooled = torch.stack([x.mean((2, 3)), x.flatten(2).max(2).values], 2)[..., None]  # (B, C, 2, 1)
+        return self.fc2(F.relu(self.fc1(pooled))).sigmoid().sum(2, keepdim=True)  # (B, C, 1, 1)
 
 
 class CPCA(nn.Module):
     """Replace the map by a projection of its gated self times a sum of strip convolutions over its surroundings.
+
+    ``u = gelu(conv(x)) * gate``, ``y = conv(conv(z) * u)`` with ``z`` the 5x5 depthwise convolution of ``u`` plus three
+    pairs of strips of it.
 
     Paper: Channel prior convolutional attention for medical image segmentation, 2023, arXiv 2306.05196.
 
@@ -71,15 +71,16 @@ class CPCA(nn.Module):
             self.add_module(f"dconv{k}_1", along_height)
         self.conv = nn.Conv2d(channels, channels, 1)
 
+    @may_be_fast
     def forward(self, x: Tensor) -> Tensor:
         # The same 1x1 convolution serves three times.
-        u = F.gelu(self.conv(channels_last(x)))
+        u = F.gelu(self.conv(x))
         u = u * self.ca(u)
         z = z0 = depthwise(self.dconv5_5, u)
         for k in STRIPS:
             along_width, along_height = getattr(self, f"dconv1_{k}"), getattr(self, f"dconv{k}_1")
             z = z + depthwise(along_height, depthwise(along_width, z0))
-        return like(self.conv(self.conv(z) * u).to(x.dtype), x)
+        return self.conv(self.conv(z) * u).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, channelAttention_reduce={self.channelAttention_reduce}"

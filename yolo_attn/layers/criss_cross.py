@@ -9,19 +9,18 @@ convolutions); the result keeps the input's dtype under autocast.
 from __future__ import annotations
 
 import torch
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._crosses import Crosses
-from ._fused import fused, is_fusible, weights_and_biases
-from ._layout import like
-
-_RULE = Crosses()
-_TYPES = nn.Conv2d, nn.Conv2d, nn.Conv2d
+from ._fast import may_be_fast
+from ._precision import no_autocast
 
 
 class CrissCross(nn.Module):
     """Add to each pixel a softmax mean over its row and column; a fresh layer is the identity.
+
+    ``y_p = x_p + gamma * sum_j softmax_j(q_p k_j) v_j``, j over the pixels of p's row and column, p itself once.
 
     Paper: CCNet: Criss-Cross Attention for Semantic Segmentation, 2018, arXiv 1811.11721.
 
@@ -59,33 +58,27 @@ class CrissCross(nn.Module):
             x = self._attend(x)
         return x
 
+    @may_be_fast
     def _attend(self, x: Tensor) -> Tensor:
-        parts = (self.query_conv, self.key_conv, self.value_conv)
-        if is_fusible(x, parts, _TYPES):
-            return fused(_RULE, None, x, *weights_and_biases(parts), self.gamma)
-        h, w = x.shape[2:]
-        # With the channels last in memory every product below reads its operands in order.
-        pixels = x.contiguous(memory_format=torch.channels_last)
-        q, k, v = (conv(pixels).permute(0, 2, 3, 1) for conv in parts)
-        # (B, H, W, H) and (B, H, W, W); the gradients of a split are joined, those of two slices filled up and added.
-        columns, rows = self._weights(q, k).to(v.dtype).split((h, w), 3)
-        column = columns.transpose(1, 2) @ v.transpose(1, 2)  # (B, W, H, C)
-        # Sums of maps of two layouts are slow.
-        o = like((column.transpose(1, 2) + rows @ v).permute(0, 3, 1, 2), x)  # (B, C, H, W)
-        return (x + self.gamma.to(o.dtype) * o).to(x.dtype)
+        q, k, v = (
+            rearrange(conv(x), "b c h w -> b h w c") for conv in (self.query_conv, self.key_conv, self.value_conv)
+        )
+        columns, rows = self._weights(q, k).to(v.dtype).split(x.shape[2:], 3)  # (B, H, W, H), (B, H, W, W)
+        o = einsum(columns, v, "b y x j, b j x c -> b y x c") + einsum(rows, v, "b y x j, b y j c -> b y x c")
+        return (x + self.gamma.to(o.dtype) * rearrange(o, "b h w c -> b c h w")).to(x.dtype)
 
     @staticmethod
     def _weights(q: Tensor, k: Tensor) -> Tensor:
         # Unscaled logits can pass the range of float16, so they stay in float32, under autocast too.
         dtype = torch.promote_types(q.dtype, torch.float32)
-        with torch.autocast(q.device.type, enabled=False):
+        with no_autocast(q):
             q, k = q.to(dtype), k.to(dtype)  # (B, H, W, K)
-            column = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # (B, W, H, H)
-            row = q @ k.transpose(2, 3)  # (B, H, W, W)
+            columns = einsum(q, k, "b y x c, b j x c -> b y x j")  # (B, H, W, H)
+            rows = einsum(q, k, "b y x c, b y j c -> b y x j")  # (B, H, W, W)
             # The pixel itself stands in its row and in its column; it counts once.
             y = torch.arange(q.shape[1], device=q.device)
-            column = column.masked_fill(y[:, None] == y, float("-inf"))
-            return torch.cat([column.transpose(1, 2), row], 3).softmax(3)
+            columns = columns.masked_fill((y[:, None] == y)[:, None], float("-inf"))
+            return torch.cat([columns, rows], 3).softmax(3)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, recurrence={self.recurrence}"

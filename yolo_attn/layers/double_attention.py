@@ -9,16 +9,10 @@ takes both softmaxes over the batch; its checkpoints load here but were trained 
 from __future__ import annotations
 
 import torch
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._descriptors import Descriptors
-from ._fused import fused, is_fusible, weights_and_biases
-from ._pointwise import pointwise
-
-# How much faster the products on the descriptors are in one function of the whole layer.
-FUSED_GAIN = 1.25
-_RULE = Descriptors()
 
 
 def _softmax(logits: Tensor, dim: int) -> Tensor:
@@ -29,8 +23,8 @@ def _softmax(logits: Tensor, dim: int) -> Tensor:
 class DoubleAttention(nn.Module):
     """Replace each pixel by its blend of n descriptors gathered from the whole map.
 
-    The softmaxes sum to one, so both outer 1x1 convolutions may run on the n descriptors instead of on all pixels. They
-    do where that is less work; the function is the same.
+    ``G = A(x) softmax_pixels(B(x))^T`` (m descriptors, n of them), ``y = R(G softmax_n(V(x)))``; A, B, V and R are 1x1
+    convolutions.
 
     Paper: A^2-Nets: Double Attention Networks, 2018, arXiv 1810.11579.
 
@@ -80,35 +74,19 @@ class DoubleAttention(nn.Module):
         return channels if reconstruct else c_m
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        if not torch.jit.is_tracing() and c != self.channels:
-            raise ValueError(f"the map has {c} channels, but DoubleAttention was built with channels={self.channels}")
-        parts = [self.convA, self.convB, self.convV, *([self.conv_reconstruct] if self.reconstruct else [])]
-        if self._is_shorter_outside(h * w, FUSED_GAIN) and is_fusible(x, parts, [nn.Conv2d] * len(parts)):
-            return fused(_RULE, self.residual, x, *weights_and_biases(parts))
-        pick = _softmax(pointwise(self.convB, x).flatten(2), 2).transpose(1, 2)  # (B, N, n)
-        blend = _softmax(pointwise(self.convV, x).flatten(2), 1)  # (B, n, N)
-        if self._is_shorter_outside(h * w):
-            y = self._project((x.flatten(2) @ pick).unsqueeze(3)).squeeze(3) @ blend  # (B, C or m, N)
-            y = y.reshape(b, y.shape[1], h, w)
-        else:
-            y = pointwise(self.convA, x).flatten(2) @ pick @ blend  # (B, m, N)
-            y = y.reshape(b, self.c_m, h, w)
-            if self.reconstruct:
-                y = pointwise(self.conv_reconstruct, y)  # (B, C, H, W)
+        if not torch.jit.is_tracing() and x.shape[1] != self.channels:
+            given = f"the map has {x.shape[1]} channels"
+            raise ValueError(f"{given}, but DoubleAttention was built with channels={self.channels}")
+        gather, blend = self.convB(x).flatten(2), self.convV(x).flatten(2)
+        gather, blend = _softmax(gather, 2), _softmax(blend, 1)  # (B, n, N), over the pixels and over n
+        descriptors = einsum(x.flatten(2), gather, "b c p, b n p -> b c n")
+        descriptors = self.convA(descriptors[..., None])  # (B, m, n, 1)
+        if self.reconstruct:
+            descriptors = self.conv_reconstruct(descriptors)  # (B, C, n, 1)
+        y = einsum(descriptors[..., 0], blend, "b c n, b n p -> b c p")
+        y = rearrange(y, "b c (h w) -> b c h w", h=x.shape[2])
         y = y.to(x.dtype)
         return x + y if self.residual else y
-
-    def _is_shorter_outside(self, pixels: int, gain: float = 1.0) -> bool:
-        """Tell whether the outer 1x1 convolutions need fewer products on the descriptors, ``gain`` times as fast."""
-        c, m, n = self.channels, self.c_m, self.c_n
-        if torch.jit.is_tracing():  # the sizes of the example say little about those to come
-            return c <= m
-        return c * n * (pixels + m) <= gain * m * pixels * (c + n)
-
-    def _project(self, descriptors: Tensor) -> Tensor:
-        g = pointwise(self.convA, descriptors)  # (B, m, n, 1)
-        return pointwise(self.conv_reconstruct, g) if self.reconstruct else g
 
     def extra_repr(self) -> str:
         return (

@@ -7,17 +7,19 @@ Differs: takes and returns NCHW (official: NHWC).
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
 from ._attention import attend
 from ._layout import like
-from ._pointwise import linear
 
 
 class MHSA(nn.Module):
     """Replace each pixel by a mixture of all pixels' values, weighted by similarity; no position, no residual, no norm.
+
+    ``y_i = P sum_j softmax_j(scale q_i k_j) v_j`` in each head; i and j are pixels, P is the output map.
 
     Paper: Attention Is All You Need, 2017, arXiv 1706.03762.
 
@@ -64,18 +66,18 @@ class MHSA(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = linear(self.qkv, x.flatten(2))  # (B, 3C, N)
-        return self._project(self._attend(qkv), x)
+        qkv = self.qkv(rearrange(x, "b c h w -> b (h w) c"))  # (B, N, 3C)
+        return self._to_map(self.proj(self._attend(qkv)), x)
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        q, k, v = qkv.unflatten(1, (3, self.num_heads, -1)).unbind(1)  # 3 x (B, heads, d, N)
+        q, k, v = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads).unbind(0)
         dropout = self.attn_drop if self.training else 0.0
-        o = attend(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3), self.scale, None, dropout)
-        return o.transpose(2, 3).flatten(1, 2)  # (B, C, N)
+        y = attend(q, k, v, self.scale, dropout=dropout)  # (B, heads, N, d)
+        return rearrange(y, "b heads n d -> b n (heads d)")
 
-    def _project(self, o: Tensor, x: Tensor) -> Tensor:
-        y = F.dropout(linear(self.proj, o), self.proj_drop, self.training)
-        return like(y.reshape(x.shape), x)  # (B, C, H, W)
+    def _to_map(self, y: Tensor, x: Tensor) -> Tensor:
+        y = F.dropout(y, self.proj_drop, self.training)
+        return like(rearrange(y, "b (h w) c -> b c h w", h=x.shape[2]), x)
 
     def extra_repr(self) -> str:
         return (

@@ -8,16 +8,18 @@ the layer's input, as in the official NHWC class, where the paper convolves the 
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
 from ._depthwise import depthwise
-from ._pointwise import linear
 from .mhsa import MHSA
 
 
 class MHSALePE(MHSA):
     """Replace each pixel by a mixture of all pixels' values plus a depthwise convolution around it.
+
+    ``y_i = P (sum_j softmax_j(scale q_i k_j) v_j + lepe(x)_i)`` in each head; P is the output map.
 
     Paper: CSWin Transformer, 2021, arXiv 2107.00652.
 
@@ -62,12 +64,13 @@ class MHSALePE(MHSA):
             self.lepe = nn.Conv2d(channels, channels, side_dwconv, padding=side_dwconv // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = linear(self.qkv, x.flatten(2))  # (B, 3C, N)
-        o = self._attend(qkv)  # (B, C, N)
+        qkv = self.qkv(rearrange(x, "b c h w -> b (h w) c"))  # (B, N, 3C)
+        y = self._attend(qkv)  # (B, N, C)
         if self.side_dwconv:
-            source = x if self.lepe_on == "x" else qkv[:, -self.channels :].reshape(x.shape)
-            o = o + depthwise(self.lepe, source).flatten(2)
-        return self._project(o, x)
+            v = qkv[..., -self.channels :]
+            source = x if self.lepe_on == "x" else rearrange(v, "b (h w) c -> b c h w", h=x.shape[2])
+            y = y + rearrange(depthwise(self.lepe, source), "b c h w -> b (h w) c")
+        return self._to_map(self.proj(y), x)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, side_dwconv={self.side_dwconv}, lepe_on={self.lepe_on!r}"

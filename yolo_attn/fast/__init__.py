@@ -1,0 +1,80 @@
+"""Faster forms of what ``yolo_attn.layers`` computes. Optional: with this folder deleted everything still runs.
+
+A form is a function without state that gives the same result, or ``NotImplemented`` where it does not apply. ``FORMS``
+lists them all. Only ``yolo_attn.layers._fast`` asks for one, and only for operations that run at once: what traces,
+compiles, exports, transforms or counts sees the plain forms. ``YOLO_ATTN_FAST=0`` or ``with plain():`` turns all off.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+# What is computed, below ``yolo_attn.layers`` -> device -> the form, below this package.
+FORMS: dict[str, dict[str, str]] = {
+    "_attention.attend": {"cpu": "cpu.attention:attend"},
+    "_depthwise.depthwise": {"cpu": "cpu.depthwise:depthwise"},
+    "caa.box_mean": {"cpu": "cpu.box_mean:box_mean"},
+    "cpca.CPCA.forward": {"cpu": "cpu.channels_last:forward"},
+    "criss_cross.CrissCross._attend": {"cpu": "cpu.criss_cross:attend"},
+}
+
+_is_on = ContextVar("fast", default=os.environ.get("YOLO_ATTN_FAST", "1").lower() not in ("0", "false", "no", "off"))
+_is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", bool)  # PyTorch 2.1 has none: False
+_watchers: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Compute every layer by its own forward in this block (and thread).
+
+    Example:
+        >>> with plain():
+        ...     y = layer(x)
+    """
+    token = _is_on.set(False)
+    try:
+        yield
+    finally:
+        _is_on.reset(token)
+
+
+def find(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
+    """Return the form that may stand in for ``name`` called with ``args``, or None.
+
+    Args:
+        name: A key of ``FORMS``.
+        args: The positional arguments; the first tensor among them says where the computation runs.
+    """
+    if name not in FORMS or not _is_on.get():
+        return None
+    x = next((a for a in args if isinstance(a, Tensor)), None)
+    if x is None or not x.numel() or not is_immediate(x):
+        return None
+    path = FORMS[name].get(x.device.type)
+    return None if path is None else _load(path)
+
+
+def is_immediate(x: Tensor) -> bool:
+    """Tell whether operations on ``x`` run at once and unwatched.
+
+    Not so while they are traced, compiled, transformed, simulated, counted, or differentiated forward.
+    """
+    if type(x) not in (Tensor, nn.Parameter) or _is_compiling() or torch.jit.is_tracing() or _watchers():
+        return False
+    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+
+
+@functools.cache
+def _load(path: str) -> Callable[..., Any]:
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), function)

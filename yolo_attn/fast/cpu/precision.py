@@ -1,0 +1,30 @@
+"""Autocast as the forms see it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+FULL = (torch.float32, torch.float64)
+
+
+def autocast_dtype() -> torch.dtype | None:
+    """Return what autocast computes products in on the CPU, or None if it is off."""
+    try:
+        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    except (AttributeError, TypeError):  # before PyTorch 2.4
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+
+
+def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the backward pass of a function: its operations on kept tensors must not be cast if autocast is on."""
+
+    @functools.wraps(backward)
+    def call(*args: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return backward(*args)
+
+    return call
