@@ -13,6 +13,8 @@ code, exist; ``mask_pad``. The official NCHW flavour is another function on maps
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -119,10 +121,7 @@ class BiFormer(nn.Module):
         self.side_dwconv = check.odd("side_dwconv", side_dwconv, off=True)
         self.auto_pad = check.flag("auto_pad", auto_pad)
         self.mask_pad = check.flag("mask_pad", mask_pad)
-        self._build()
-
-    def _build(self) -> None:
-        c, qk = self.channels, self.qk_dim
+        c, qk = channels, self.qk_dim
         if self.side_dwconv:
             self.lepe = nn.Conv2d(c, c, self.side_dwconv, padding=self.side_dwconv // 2, groups=c)
         if self.param_routing:
@@ -194,9 +193,4 @@ class BiFormer(nn.Module):
         return rearrange(y, "(b r) heads (n h w) d -> b (r n) h w (heads d)", h=q.shape[2], w=q.shape[3], **sizes)
 
     def extra_repr(self) -> str:
-        names = (
-            "channels n_win num_heads qk_dim qk_scale kv_per_win kv_downsample_ratio kv_downsample_kernel "
-            "kv_downsample_mode topk param_attention param_routing diff_routing soft_routing side_dwconv "
-            "auto_pad mask_pad"
-        )
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in inspect.signature(BiFormer).parameters)
