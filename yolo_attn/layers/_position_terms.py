@@ -91,20 +91,25 @@ def resize_table(table: Tensor, old: Sequence[Sequence[int]], new: Sequence[Sequ
     return table
 
 
-def in_parts(function: Callable[[Tensor, Tensor], Tensor], q: Tensor, queries: Tensor, part: int) -> Tensor:
-    """Call ``function`` with ``part`` queries at a time, and forget its numbers until the backward pass.
+def in_parts(
+    function: Callable[[Tensor, Tensor], Tensor], q: Tensor, queries: Tensor, numbers: int, limit: int
+) -> Tensor:
+    """Call ``function`` with few queries at a time, and forget its numbers until the backward pass.
 
-    A graph that is recorded has to serve other sizes and so holds them all.
+    A recorded graph has to serve other sizes, and ``torch.func`` cannot compute anything again: they hold all numbers.
 
     Args:
         function: Returns what queries at positions find: ``(B, heads, n, d), (n, 2) -> (B, heads, n, d)``.
         q: Queries.
         queries: Their positions.
-        part: How many at a time; at least one.
+        numbers: How many numbers it holds for a query.
+        limit: How many it may hold, but for those of one query.
     """
     recorded = torch.jit.is_tracing() or getattr(torch.compiler, "is_compiling", bool)()  # PyTorch 2.1 has none
-    part = max(1, part)
-    if recorded or part >= queries.shape[0]:
+    if recorded or torch._C._are_functorch_transforms_active():
+        return function(q, queries)
+    part = max(1, limit // max(1, numbers))
+    if part >= queries.shape[0]:
         return function(q, queries)
     parts = zip(q.split(part, 2), queries.split(part), strict=True)
     return torch.cat([checkpoint(function, *each, use_reentrant=False) for each in parts], 2)

@@ -185,7 +185,7 @@ class DAttention(nn.Module):
             y = attend(q, self._resized_table(size, kv_size, points.dtype))
         else:
             numbers = points.numel() * (64 if self.term == "log" else 4)  # for a query
-            y = in_parts(attend_from, q, even_grid(*size, points), CHUNK // max(1, numbers))
+            y = in_parts(attend_from, q, even_grid(*size, points), numbers, CHUNK)
         return rearrange(y, "b heads (h w) d -> b (heads d) h w", h=size[0])
 
     def _heads(self, x: Tensor) -> Tensor:
