@@ -167,24 +167,87 @@ def test_conv_mode_trains_its_kernel() -> None:
 @pytest.mark.parametrize("mode", ["autocast", "bfloat16"])
 def test_routes_are_decided_in_float32(mode: str) -> None:
     torch.manual_seed(0)
-    layer = BiFormer(64).bfloat16().float()  # weights that bfloat16 can hold
-    windows = torch.randn(4, 49, 3, 3, 64).bfloat16()
-    exact, _ = layer.double()._route(windows.double(), None)
-    if mode == "autocast":
-        layer.float()
-        with torch.autocast("cpu", torch.bfloat16):
-            routes, weights = layer._route(windows.float(), None)
-    else:
-        routes, weights = layer.bfloat16()._route(windows, None)
+    layer = BiFormer(64)
+    q, k = torch.randn(2, 4, 49, 3, 3, 64).bfloat16()
+    exact, _ = layer._route(q.double(), k.double(), None)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+        routes, weights = layer._route(q, k, None)
     assert weights.dtype == torch.float32
     # Deciding in bfloat16 changes dozens of these 784 choices; float32 none, as none is that near a tie.
     assert torch.equal(routes, exact)
 
 
+@pytest.mark.parametrize("mode", ["autocast", "bfloat16"])
+def test_half_precision_keeps_a_learned_router(mode: str) -> None:
+    layer = build(soft_routing=True, diff_routing=True, param_routing=True)
+    x = torch.randn(1, 8, 5, 6)
+    exact = layer(x.double())
+    with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+        y = layer.float()(x) if mode == "autocast" else layer.bfloat16()(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert error(y, exact) < 5e-2  # some ten roundings of up to 2^-9
+
+
 def test_hard_routing_needs_no_graph() -> None:
     layer = BiFormer(16)
-    index, weights = layer._route(torch.randn(1, 49, 2, 2, 16, requires_grad=True), None)
+    q, k = torch.randn(2, 1, 49, 2, 2, 16, requires_grad=True)
+    index, weights = layer._route(q, k, None)
     assert index.shape == (1, 49, 4) and not weights.requires_grad
+
+
+class Negated(torch.nn.Module):
+    """A wrapper that keeps the parameters in sight but changes what they give, as adapters do."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.base.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.base(x).chunk(3, -1)
+        return torch.cat((q, -k, v), -1)
+
+
+def test_a_wrapped_projection_moves_the_routes_too() -> None:
+    layer, x = build(topk=1), torch.randn(2, 8, 6, 4, dtype=torch.float64)
+    layer.qkv["qkv"] = Negated(layer.qkv["qkv"])
+    assert error(layer(x), direct(layer, x)) < EXACT
+
+
+def test_a_replaced_router_is_called() -> None:
+    layer = build(soft_routing=True, diff_routing=True, param_routing=True)
+    layer.router["emb"] = torch.nn.Tanh()
+    x = torch.randn(2, 8, 6, 4, dtype=torch.float64)
+    assert error(layer(x), direct(layer, x)) < EXACT
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_soft_routing_are_constants_for_every_kind_of_derivative() -> None:
+    layer, x = build(soft_routing=True), torch.randn(1, 8, 6, 4, dtype=torch.float64)
+    other, v = torch.randn(2, *x.shape, dtype=torch.float64)
+
+    def gradient(call: torch.nn.Module) -> torch.Tensor:
+        z = x.clone().requires_grad_()
+        return torch.autograd.grad((call(z) * other).sum(), z)[0]
+
+    expected = gradient(layer)
+    assert error(gradient(torch.jit.trace(layer, x)), expected) < EXACT
+    attention = pytest.importorskip("torch.nn.attention")
+    with attention.sdpa_kernel(attention.SDPBackend.MATH):  # the fused kernel has no forward derivative
+        _, tangent = torch.func.jvp(layer, (x,), (v,))
+    assert abs((tangent * other).sum() / (expected * v).sum() - 1) < EXACT
+    # The true derivative, which moves the weights as well, is another one.
+    slope = ((layer(x + 1e-6 * v) - layer(x - 1e-6 * v)) * other).sum() / 2e-6
+    assert abs(slope / (expected * v).sum() - 1) > 1e-2
+    layer.diff_routing = True
+    assert abs(slope / (gradient(layer) * v).sum() - 1) < 1e-6  # of a difference quotient
 
 
 @pytest.mark.parametrize("kernel", [0, -1])

@@ -1,5 +1,9 @@
 """BiFormer lets the pixels of each window attend only to the pixels of the few windows most similar to it.
 
+With q, k, v linear in x, and for a pixel i of window r, whose mean query and key are Q_r and K_r::
+
+    y_i = sum_j softmax_j(s q_i k_j) v_j + dwconv(v)_i,   j in the pixels of topk_t(s Q_r K_t)
+
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810.
 Official code: rayleizhu/BiFormer (MIT), the legacy operator ``BiLevelRoutingAttention``.
 Differs: takes and returns NCHW; ``auto_pad`` is on (official: off); ``n_win`` stands before ``num_heads`` (official:
@@ -9,23 +13,25 @@ code, exist; ``mask_pad``. The official NCHW flavour is another function on maps
 
 from __future__ import annotations
 
+import inspect
+
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._attention import attend
-from ._depthwise import depthwise
 from ._layout import like
 from ._precision import no_autocast
+from ._window_grid import gather_windows, merge_windows, split_windows
+from ._window_pooling import MODES, pool_windows, window_means
 from .regional_routing import regional_routing_attention as regional_routing_attention
-
-_MODES = ("identity", "avgpool", "maxpool", "ada_avgpool", "ada_maxpool", "conv", "fracpool")
 
 
 class BiFormer(nn.Module):
     """Replace each pixel by a mixture of values from the windows its own window is routed to, plus a depthwise branch.
 
+    ``y = Wo(softmax(s q k^T) v + dwconv(v))``, k and v of the windows whose mean keys fit the window's mean query best.
     Without ``mask_pad`` padded pixels hold the projection's bias, count in the window means and are attended to.
 
     Paper: BiFormer, 2023, arXiv 2303.08810.
@@ -100,7 +106,7 @@ class BiFormer(nn.Module):
         self.scale = check.scale("qk_scale", qk_scale, self.qk_dim**-0.5)
         self.kv_per_win = check.integer("kv_per_win", kv_per_win)
         self.kv_downsample_ratio = check.integer("kv_downsample_ratio", kv_downsample_ratio)
-        self.kv_downsample_mode = check.choice("kv_downsample_mode", kv_downsample_mode, _MODES)
+        self.kv_downsample_mode = check.choice("kv_downsample_mode", kv_downsample_mode, MODES)
         kernel = 2 if kv_downsample_mode == "fracpool" else kv_downsample_ratio
         given = kv_downsample_kernel is not None
         self.kv_downsample_kernel = check.integer("kv_downsample_kernel", kv_downsample_kernel) if given else kernel
@@ -115,10 +121,7 @@ class BiFormer(nn.Module):
         self.side_dwconv = check.odd("side_dwconv", side_dwconv, off=True)
         self.auto_pad = check.flag("auto_pad", auto_pad)
         self.mask_pad = check.flag("mask_pad", mask_pad)
-        self._build()
-
-    def _build(self) -> None:
-        c, qk = self.channels, self.qk_dim
+        c, qk = channels, self.qk_dim
         if self.side_dwconv:
             self.lepe = nn.Conv2d(c, c, self.side_dwconv, padding=self.side_dwconv // 2, groups=c)
         if self.param_routing:
@@ -131,155 +134,63 @@ class BiFormer(nn.Module):
             self.kv_down = nn.Conv2d(qk + c, qk + c, kernel, stride, groups=qk + c)
 
     def forward(self, x: Tensor) -> Tensor:
-        windows, real = self._partition(x)  # (B, p^2, h, w, C), (p^2, h, w) or None
+        windows, real = split_windows(x, self.n_win, self.auto_pad, self.mask_pad)  # (B, p^2, h, w, C), (p^2, h, w)
         q, kv = self.qkv["qkv"](windows).split((self.qk_dim, self.qk_dim + self.channels), -1)
-        tokens, real_tokens = self._downsample(kv.flatten(0, 1), real)  # (B p^2, M, Q + C), (p^2, M) or None
-        parts = tokens.split((self.qk_dim, self.channels), -1)  # before they multiply: their gradients are joined
+        tokens, is_real = self._downsample(kv.flatten(0, 1), real)  # (B p^2, M, Q + C), (p^2, M)
         if self.topk < self.n_win**2 or self.soft_routing:
-            index, weights = self._route(windows, real)  # 2 x (B, p^2, k)
-            k, v = (self._gather(part, index, weights) for part in parts)  # (B p^2, k M, Q or C)
-            if real_tokens is not None:
-                real_tokens = real_tokens.index_select(0, index.flatten()).reshape(q.shape[0] * q.shape[1], 1, 1, -1)
+            index, weights = self._route(q, kv[..., : self.qk_dim], real)  # 2 x (B, p^2, k)
+            tokens, is_real = self._follow(index, weights, tokens, is_real)  # (B, p^2, k M, Q + C), (B, p^2, k M)
         else:
-            k, v = (part.reshape(x.shape[0], -1, part.shape[-1]) for part in parts)  # (B, p^2 M, Q or C)
-            real_tokens = None if real_tokens is None else real_tokens.reshape(1, 1, 1, -1)
-        y = self._to_map(self._attend(q, k, v, real_tokens), windows)  # (B, H', W', C)
+            tokens = rearrange(tokens, "(b n) m c -> b 1 (n m) c", n=self.n_win**2)
+            is_real = None if is_real is None else rearrange(is_real, "n m -> 1 1 (n m)")
+        y = merge_windows(self._attend(q, tokens, is_real), self.n_win)  # (B, C, p h, p w)
         if self.side_dwconv:
-            v = self._to_map(kv[..., self.qk_dim :], windows)
-            y = y + depthwise(self.lepe, v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        y = y[:, : x.shape[2], : x.shape[3]]  # (B, H, W, C)
-        if self.param_attention == "qkvo":
-            y = self.wo(y)
-        return like(y.permute(0, 3, 1, 2), x)  # (B, C, H, W)
+            y = y + self.lepe(merge_windows(kv[..., self.qk_dim :], self.n_win))
+        y = rearrange(y[:, :, : x.shape[2], : x.shape[3]], "b c h w -> b h w c")
+        return like(rearrange(self.wo(y) if self.param_attention == "qkvo" else y, "b h w c -> b c h w"), x)
 
-    def _partition(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the windows of the padded map and, if padding is to be masked, which of their pixels are real."""
-        (b, c, h, w), p = x.shape, self.n_win
-        if not self.auto_pad and (h % p or w % p):
-            raise ValueError(f"map {h}x{w} is not divisible by n_win={p}; auto_pad=True pads it")
-        bottom, right = (p - h % p) % p, (p - w % p) % p
-        # A trace has to hold the padding even where its own example needs none.
-        pad = self.auto_pad and bool(torch.jit.is_tracing() or bottom or right)
-        if pad:
-            x = F.pad(x, (0, right, 0, bottom))
-        wh, ww = x.shape[2] // p, x.shape[3] // p
-        windows = x.reshape(b, c, p, wh, p, ww).permute(0, 2, 4, 3, 5, 1).reshape(b, p * p, wh, ww, c)
-        if not (pad and self.mask_pad):
-            return windows, None
-        rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
-        real = (rows < h)[:, None] & (columns < w)
-        return windows, real.reshape(p, wh, p, ww).permute(0, 2, 1, 3).reshape(p * p, wh, ww)
+    def _downsample(self, kv: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Thin out the windows' keys and values (n, h, w, c) to (n, M, c); a token is real if it saw a real pixel."""
+        conv = self.kv_down if self.kv_downsample_mode == "conv" else None
+        sizes = self.kv_per_win, self.kv_downsample_ratio, self.kv_downsample_kernel
+        return pool_windows(kv, real, self.kv_downsample_mode, *sizes, conv, self.training)
 
-    def _route(self, windows: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the windows that each window attends to and their weights, decided in float32.
-
-        The mean of a linear map is the linear map of the mean, so the features need not be averaged. Hook-based FLOP
-        counters do not see this small product.
-        """
-        dtype = torch.promote_types(windows.dtype, torch.float32)
-        grad = self.diff_routing and torch.is_grad_enabled()
-        with no_autocast(windows), torch.set_grad_enabled(grad):
-            if real is None:
-                means = windows.mean((2, 3), dtype=dtype)  # (B, p^2, C)
-            else:
-                # Padding is zero, so only the count has to leave it out.
-                means = windows.sum((2, 3), dtype=dtype) / real.sum((1, 2)).clamp(min=1)[:, None]
-            qkv, rows = self.qkv["qkv"], 2 * self.qk_dim
-            q, k = F.linear(means, qkv.weight[:rows].to(dtype), qkv.bias[:rows].to(dtype)).chunk(2, -1)
+    def _route(self, q: Tensor, k: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the windows that each window attends to and their weights, decided in float32."""
+        if not self.diff_routing:
+            q, k = q.detach(), k.detach()
+        with no_autocast(q):
+            q, k = window_means(q, real), window_means(k, real)  # (B, p^2, Q)
             if self.param_routing:
-                weight, bias = (t.to(dtype) for t in (self.router["emb"].weight, self.router["emb"].bias))
-                q, k = F.linear(q, weight, bias), F.linear(k, weight, bias)
+                emb = self.router["emb"]
+                dtype = next((parameter.dtype for parameter in emb.parameters()), q.dtype)
+                q, k = (emb(mean.to(dtype)).to(mean.dtype) for mean in (q, k))
             logits = (q * self.scale) @ k.transpose(1, 2)  # (B, p^2, p^2)
             if real is not None:
                 logits = logits.masked_fill(~real.flatten(1).any(1), float("-inf"))
             logits, index = logits.topk(min(self.topk, self.n_win**2))
             return index, logits.softmax(-1)
 
-    def _gather(self, tokens: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        """Join the tokens of the windows that each window is routed to."""
-        n, m, c = tokens.shape
-        first = torch.arange(index.shape[0], device=index.device) * self.n_win**2
-        tokens = tokens.reshape(n, m * c).index_select(0, (index + first[:, None, None]).flatten())  # (B p^2 k, M c)
+    def _follow(
+        self, index: Tensor, weights: Tensor, tokens: Tensor, is_real: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens of the windows that each window is routed to."""
+        tokens = gather_windows(tokens, index)  # (B, p^2, k, M, c)
         if self.soft_routing:
-            tokens = tokens * weights.to(tokens.dtype).reshape(-1, 1)
-        return tokens.reshape(n, -1, c)
+            tokens = tokens * weights.to(tokens.dtype)[..., None, None]
+        return tokens.flatten(2, 3), None if is_real is None else is_real[index].flatten(2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
-        """Attend from the queries to the tokens of the same row, and return (rows, queries, C)."""
-        q = q.reshape(k.shape[0], -1, self.qk_dim)
-        q, k, v = (t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        # Finite, so that a row of padding alone (it is cropped, or fractional pooling met nothing else) stays finite.
-        mask = None if real is None else (~real).to(q.dtype) * torch.finfo(q.dtype).min
-        return attend(q, k, v, self.scale, mask).transpose(1, 2).flatten(2)
-
-    def _to_map(self, x: Tensor, windows: Tensor) -> Tensor:
-        """Undo ``_partition`` up to the order of dimensions: (B, H', W', C)."""
-        (b, _, h, w, _), p = windows.shape, self.n_win
-        x = x.reshape(b, p, p, h, w, x.shape[-1]).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(b, p * h, p * w, x.shape[-1])
-
-    def _downsample(self, kv: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Thin out the windows' keys and values (n, h, w, c) to (n, M, c); a token is real if it saw a real pixel."""
-        mode = self.kv_downsample_mode
-        if mode == "identity" or (mode in ("avgpool", "maxpool") and self.kv_downsample_ratio == 1):
-            return kv.flatten(1, 2), None if real is None else real.flatten(1)
-        kv = kv.permute(0, 3, 1, 2)  # (n, c, h, w)
-        sample = kv.new_full((1, 1, 2), 0.5)
-        if mode == "fracpool" and self.training:
-            sample = torch.rand_like(sample)
-        if real is None:
-            return self._pool(kv, sample).flatten(2).transpose(1, 2), None
-        real = real.repeat(kv.shape[0] // self.n_win**2, 1, 1)[:, None]  # (n, 1, h, w)
-        average = mode in ("avgpool", "ada_avgpool")
-        kv = kv.masked_fill(~real, 0.0 if average or mode == "conv" else torch.finfo(kv.dtype).min)
-        share = self._pool(real.to(kv.dtype), sample, features=False).flatten(2).transpose(1, 2)  # (n, M, 1)
-        tokens, keep = self._pool(kv, sample).flatten(2).transpose(1, 2), share > 0
-        if average:
-            tokens = tokens / torch.where(keep, share, 1.0)
-        return torch.where(keep, tokens, 0.0), keep[: self.n_win**2, :, 0]
-
-    def _pool(self, x: Tensor, sample: Tensor, features: bool = True) -> Tensor:
-        """Thin out ``x``; without ``features`` it is the 0/1 map of real pixels, which no weights may touch."""
-        mode, kernel, ratio = self.kv_downsample_mode, self.kv_downsample_kernel, self.kv_downsample_ratio
-        h, w = int(x.shape[2]), int(x.shape[3])
-        if mode in ("avgpool", "maxpool"):
-            pool = F.avg_pool2d if mode == "avgpool" else F.max_pool2d
-            return pool(x, (min(ratio, h), min(ratio, w)))
-        if mode in ("ada_avgpool", "ada_maxpool"):
-            average = mode == "ada_avgpool"
-            if torch.jit.is_tracing():
-                return _adaptive_pool(x, self.kv_per_win, average)
-            return (F.adaptive_avg_pool2d if average else F.adaptive_max_pool2d)(x, self.kv_per_win)
-        if mode == "conv":
-            if h < kernel or w < kernel:
-                x = F.pad(x, (0, max(kernel - w, 0), 0, max(kernel - h, 0)))
-            return self.kv_down(x) if features else F.max_pool2d(x, kernel, ratio)
-        size = (max(1, h // ratio), max(1, w // ratio))
-        kernels = tuple(min(kernel, n - m + 1) for n, m in zip((h, w), size, strict=True))
-        # One sample for all channels: a token's key and value have to come from the same places.
-        sample = sample.to(x.dtype).expand(x.shape[0], x.shape[1], 2)
-        return F.fractional_max_pool2d(x, kernels, size, _random_samples=sample)
+    def _attend(self, q: Tensor, tokens: Tensor, is_real: Tensor | None) -> Tensor:
+        """Return what the queries (B, p^2, h, w, Q) find among the tokens (B, r, m, Q + C): (B, p^2, h, w, C)."""
+        sizes = {"r": tokens.shape[1], "heads": self.num_heads}
+        k, v = tokens.split((self.qk_dim, self.channels), -1)
+        k, v = (rearrange(t, "b r m (heads d) -> (b r) heads m d", **sizes) for t in (k, v))
+        rows = rearrange(q, "b (r n) h w (heads d) -> (b r) heads (n h w) d", **sizes)
+        mask = None
+        if is_real is not None:  # finite, so that a row of padding alone (it is cropped) stays finite
+            mask = rearrange(~is_real, "b r m -> (b r) 1 1 m").to(q.dtype) * torch.finfo(q.dtype).min
+        y = F.scaled_dot_product_attention(rows, k, v, mask, scale=self.scale)
+        return rearrange(y, "(b r) heads (n h w) d -> b (r n) h w (heads d)", h=q.shape[2], w=q.shape[3], **sizes)
 
     def extra_repr(self) -> str:
-        names = (
-            "channels n_win num_heads qk_dim qk_scale kv_per_win kv_downsample_ratio kv_downsample_kernel "
-            "kv_downsample_mode topk param_attention param_routing diff_routing soft_routing side_dwconv "
-            "auto_pad mask_pad"
-        )
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
-
-
-def _adaptive_pool(x: Tensor, size: int, average: bool) -> Tensor:
-    """Pool ``(n, c, h, w)`` to ``(n, c, size, size)`` as adaptive pooling does; that one has no ONNX form here."""
-    cells = torch.arange(size, device=x.device)[:, None]
-    for _ in range(2):  # the last axis each time, then the axes change places
-        n = x.shape[3]
-        index = torch.arange(n, device=x.device)
-        inside = (index >= cells * n // size) & (index < ((cells + 1) * n + size - 1) // size)  # (size, n)
-        if average:
-            share = inside.to(x.dtype)
-            x = x @ (share / share.sum(1, keepdim=True)).T
-        else:
-            x = x[:, :, :, None].masked_fill(~inside, float("-inf")).max(-1).values
-        x = x.transpose(2, 3)
-    return x
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in inspect.signature(BiFormer).parameters)

@@ -1,5 +1,9 @@
 """regional_routing_attention lets the pixels of each region attend to the pixels of the regions a graph lists for it.
 
+For a pixel i of region r, with the listed regions R(r) = graph[r]::
+
+    y_i = sum_j softmax_j(scale q_i k_j) v_j,   j in the pixels of R(r)
+
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810.
 Official code: rayleizhu/BiFormer (MIT), function ``regional_routing_attention_torch``.
 Differs: the attention weights are returned only on request.
@@ -10,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._attention import attend
 
 
 def regional_routing_attention(
@@ -75,16 +79,13 @@ def regional_routing_attention(
         given = f"region_graph of shape {tuple(region_graph.shape)} does not fit the query map"
         raise ValueError(f"{given}, which has (B, heads, regions) = {tuple(q.shape[:3])}")
     k, v = _gather(k, region_graph), _gather(v, region_graph)  # (B, heads, R, topk * M, d)
-    weights = None
     if return_attention:
         logits = (q * scale) @ k.transpose(-2, -1)
         weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
-        o = weights @ v
-    else:
-        # One batch dimension: fused kernels want four dimensions.
-        o = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale)
-    y = _to_map(o.reshape(*q.shape[:4], v.shape[-1]), size, query)
-    return y if weights is None else (y, weights)
+        return _to_map(weights @ v, size, query), weights
+    # One batch dimension: fused kernels want four dimensions.
+    o = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale=scale)
+    return _to_map(o.reshape(*q.shape[:4], v.shape[-1]), size, query)
 
 
 def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
@@ -95,28 +96,27 @@ def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
 
 def _regions(name: str, x: Tensor, size: tuple[int, int], heads: int, auto_pad: bool) -> Tensor:
     """Return the map as ``(B, heads, regions, pixels of a region, head width)``, padded to whole regions."""
-    (b, c, h, w), (rh, rw) = x.shape, size
+    (_, c, h, w), (rh, rw) = x.shape, size
     if c % heads:
         raise ValueError(f"{name} has {c} channels, which is not divisible by the {heads} heads of region_graph")
     if not auto_pad and (h % rh or w % rw):
         raise ValueError(f"{name} map {h}x{w} is not divisible by regions of {rh}x{rw}; auto_pad=True pads it")
     if auto_pad:
-        x = F.pad(x, (0, (rw - w % rw) % rw, 0, (rh - h % rh) % rh))
-    rows, columns = x.shape[2] // rh, x.shape[3] // rw
-    x = x.reshape(b, heads, c // heads, rows, rh, columns, rw)
-    return x.permute(0, 1, 3, 5, 4, 6, 2).reshape(b, heads, rows * columns, rh * rw, c // heads)
+        x = F.pad(x, (0, -w % rw, 0, -h % rh))
+    return rearrange(x, "b (heads d) (j h) (i w) -> b heads (j i) (h w) d", heads=heads, h=rh, w=rw)
 
 
 def _gather(x: Tensor, graph: Tensor) -> Tensor:
     """Return the tokens of the listed regions joined: ``(B, heads, regions, topk * pixels, head width)``."""
-    b, heads, _, m, d = x.shape
-    index = graph.flatten(2)[..., None].expand(-1, -1, -1, m * d)
-    return x.flatten(3).gather(2, index).reshape(b, heads, graph.shape[2], graph.shape[3] * m, d)
+    tokens = rearrange(x, "b heads r m d -> b heads r (m d)")
+    index = rearrange(graph, "b heads r topk -> b heads (r topk) 1").expand(-1, -1, -1, tokens.shape[-1])
+    return rearrange(
+        tokens.gather(2, index), "b heads (r topk) (m d) -> b heads r (topk m) d", r=graph.shape[2], d=x.shape[-1]
+    )
 
 
 def _to_map(x: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
     """Undo ``_regions``: tokens back to a map, cropped to the height and width of ``like``."""
-    (b, heads, _, _, d), (rh, rw), (h, w) = x.shape, size, like.shape[2:]
-    rows, columns = (h + rh - 1) // rh, (w + rw - 1) // rw
-    x = x.reshape(b, heads, rows, columns, rh, rw, d).permute(0, 1, 6, 2, 4, 3, 5)
-    return x.reshape(b, heads * d, rows * rh, columns * rw)[:, :, :h, :w].contiguous()
+    (rh, rw), (h, w) = size, like.shape[2:]
+    y = rearrange(x, "b heads (j i) (h w) d -> b (heads d) (j h) (i w)", i=(w + rw - 1) // rw, h=rh, w=rw)
+    return y[:, :, :h, :w].contiguous()

@@ -1,0 +1,124 @@
+"""DAttention's position terms: which one there is, its parameters, and what it adds to the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from . import _checks as check
+from ._precision import no_autocast
+from ._sample_points import sample
+
+
+def choose_term(no_off: bool, use_pe: bool, dwc_pe: bool, fixed_pe: bool, log_cpb: bool) -> str:
+    """Return the name of the position term, empty for none; the first match wins."""
+    if no_off or not use_pe:
+        return ""
+    terms = {"dwc": dwc_pe, "fixed": fixed_pe, "log": log_cpb, "table": True}
+    return next(name for name, chosen in terms.items() if chosen)
+
+
+def make_term(
+    term: str, channels: int, heads: int, groups: int, size: tuple[int, int], kv_size: tuple[int, int]
+) -> nn.Module | nn.Parameter:
+    """Return the parameters of a position term, for maps and sample grids of these sizes."""
+    if term in ("log", "table"):
+        check.divisible("n_heads", heads, "n_groups", groups)
+    if term == "dwc":
+        return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+    if term == "log":
+        return nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, heads // groups, bias=False))
+    (h, w), (kv_h, kv_w) = size, kv_size
+    shape = (heads, h * w, kv_h * kv_w) if term == "fixed" else (heads, 2 * h - 1, 2 * w - 1)
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.01))
+
+
+def distance_bias(table: nn.Module | Tensor, groups: int, queries: Tensor, samples: Tensor) -> Tensor:
+    """Return what the distances of queries and samples add to the logits, computed at least in float32.
+
+    Args:
+        table: The network of the log term, or the table of distances.
+        groups: Groups of channels, each with its own samples.
+        queries: Positions of queries.
+        samples: Positions of samples.
+
+    Shape:
+        ``(N, 2), (B groups, 2, h, w) -> (B, heads, N, h w)``
+    """
+    with no_autocast(queries):
+        distances = queries[:, None] - rearrange(samples, "n axes h w -> n 1 (h w) axes")  # (B groups, N, S, 2)
+        bias = ask_network(table, distances) if isinstance(table, nn.Module) else look_up(table, groups, distances)
+    return rearrange(bias, "(b g) heads n s -> b (g heads) n s", g=groups)
+
+
+def look_up(table: Tensor, groups: int, distances: Tensor) -> Tensor:
+    """Return what the table holds for each distance, zero beyond it.
+
+    Shape:
+        ``(heads, 2 H - 1, 2 W - 1), (B groups, N, S, 2) -> (B groups, heads / groups, N, S)``
+    """
+    batch = distances.shape[0] // groups
+    table = repeat(table.to(distances.dtype), "(g heads) h w -> (b g) heads h w", g=groups, b=batch)
+    return sample(table, *(distances / 2).unbind(-1))
+
+
+def ask_network(network: nn.Module, distances: Tensor) -> Tensor:
+    """Return what the network says to each distance, log-spaced, in the precision of its parameters.
+
+    Shape:
+        ``(B groups, N, S, 2) -> (B groups, heads / groups, N, S)``
+    """
+    logs = torch.sign(distances) * torch.log2(1 + (4 * distances).abs()) / 3
+    dtype = next((parameter.dtype for parameter in network.parameters()), logs.dtype)
+    return rearrange(network(logs.to(dtype)), "n q s heads -> n heads q s")
+
+
+def resize_table(table: Tensor, old: Sequence[Sequence[int]], new: Sequence[Sequence[int]]) -> Tensor:
+    """Return the table (heads, query pixels, samples) with each of the two resized as an image from old to new."""
+    for (h, w), size in zip(old, new, strict=True):
+        # A trace has to hold the resize even where its own example needs none.
+        if torch.jit.is_tracing() or tuple(size) != (h, w):
+            image = rearrange(table, "heads (h w) other -> heads other h w", h=h, w=w)
+            image = F.interpolate(image, tuple(size), mode="bilinear", align_corners=True)
+            table = rearrange(image, "heads other h w -> heads (h w) other")
+        table = rearrange(table, "heads one other -> heads other one")
+    return table
+
+
+def in_parts(
+    function: Callable[[Tensor, Tensor], Tensor], q: Tensor, queries: Tensor, numbers: int, limit: int
+) -> Tensor:
+    """Call ``function`` with few queries at a time, and forget its numbers until the backward pass.
+
+    A recorded graph has to serve other sizes, and ``torch.func`` cannot compute anything again: they hold all numbers.
+
+    Args:
+        function: Returns what queries at positions find: ``(B, heads, n, d), (n, 2) -> (B, heads, n, d)``.
+        q: Queries.
+        queries: Their positions.
+        numbers: How many numbers it holds for a query.
+        limit: How many it may hold, but for those of one query.
+    """
+    recorded = torch.jit.is_tracing() or getattr(torch.compiler, "is_compiling", bool)()  # PyTorch 2.1 has none
+    if recorded or torch._C._are_functorch_transforms_active():
+        return function(q, queries)
+    part = max(1, limit // max(1, numbers))
+    if part >= queries.shape[0]:
+        return function(q, queries)
+    parts = zip(q.split(part, 2), queries.split(part), strict=True)
+    return torch.cat([checkpoint(function, *each, use_reentrant=False) for each in parts], 2)
+
+
+def check_size(name: str, value: Any) -> tuple[int, int]:
+    """Return a map's size as a pair; None means 20x20."""
+    pair = (20, 20) if value is None else value
+    pair = [pair, pair] if isinstance(pair, int) else pair
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        raise ValueError(f"{name}={value!r} must be an integer >= 1 or two of them")
+    return check.integer(name, pair[0]), check.integer(name, pair[1])
