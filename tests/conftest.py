@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -22,6 +23,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what is cached away from the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("YOLO_ATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(params=["fast", "plain"])
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test with the fast forms of the layers and again without."""
+    fast = pytest.importorskip("yolo_attn.fast") if request.param == "fast" else None
+    try:
+        from yolo_attn.fast import plain
+    except ModuleNotFoundError:
+        plain = contextlib.nullcontext
+    with contextlib.nullcontext() if fast else plain():
         yield
 
 

@@ -18,6 +18,7 @@ from yolo_attn.registry import Layer
 
 WIDTH = 32
 SIZES = [(9, 13), (16, 12)]
+pytestmark = pytest.mark.usefixtures("form")
 NAMES = pytest.mark.parametrize("layer", registry.TABLE, ids=lambda layer: layer.name)
 
 # Parameters whose gradient is zero by algebra: softmax ignores what it adds to every logit of a row, batch norm

@@ -23,7 +23,10 @@ CASES = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.is_file() else []
 WIDTH_NAMES = {"channel", "channels", "in_channels", "in_dim", "dim", "inp"}
 TOLERANCE = {torch.float32: (1e-5, 5e-5), torch.float64: (3e-7, 3e-7)}
 
-pytestmark = pytest.mark.skipif(not CASES, reason=f"golden files not found in {GOLDEN}")
+pytestmark = [
+    pytest.mark.skipif(not CASES, reason=f"golden files not found in {GOLDEN}"),
+    pytest.mark.usefixtures("form"),
+]
 
 
 def error(actual: torch.Tensor, reference: torch.Tensor, floor: float = 0.0) -> float:

@@ -35,8 +35,8 @@ USERS: dict[str, dict[str, tuple[Callable[[], nn.Module], str | None]]] = {
         "CAA wide": (lambda: CAA(8, 21, 5), "v_conv"),
         "CPCA": (lambda: CPCA(8), "dconv5_5"),
         "CloAttention": (lambda: CloAttention(8, 2, (2, 0), (5,), 2), "convs.0"),
-        "MHSALePE": (lambda: MHSALePE(8, 2), "lepe"),
-        "BiFormer": (lambda: BiFormer(8, 2, 2, side_dwconv=7), "lepe"),
+        "MHSALePE": (lambda: MHSALePE(32, 2), "lepe"),
+        "BiFormer": (lambda: BiFormer(32, 2, 2, side_dwconv=7), "lepe"),
     },
     "caa.box_mean": {"CAA": (lambda: CAA(8), None)},
     "cpca.CPCA.forward": {"CPCA": (lambda: CPCA(8), None)},
@@ -160,11 +160,12 @@ def test_any_input_may_be_frozen(form: str, user: str) -> None:
     inputs = {"x": x.requires_grad_(), **dict(layer.eval().named_parameters())}
     with fast.plain():
         expected = dict(zip(inputs, gradients(layer(x), list(inputs.values())), strict=True))
+    scale = max(g.abs().max().item() for g in expected.values() if g is not None)
     for alone in inputs:
         for key, tensor in inputs.items():
             tensor.requires_grad_(key == alone)
         if expected[alone] is not None:
-            assert_close(*gradients(layer(x), [inputs[alone]]), expected[alone])
+            assert_close(*gradients(layer(x), [inputs[alone]]), expected[alone], scale)
 
 
 @pytest.mark.parametrize(("form", "user"), CASES)
@@ -200,8 +201,8 @@ def test_no_form_keeps_more_than_plain_operations_do(form: str, user: str) -> No
     kept = saved_bytes(layer.float(), x.float().requires_grad_())
     with fast.plain():
         plain = saved_bytes(layer, x.float().requires_grad_())
-    # Heads padded to whole vectors are up to 16 times as wide; everything else keeps the same or less.
-    assert kept <= plain * (1.05 if form != "_attention.attend" else 8)
+    # Heads padded to whole vectors are up to 16 times as wide (of width 1); everything else keeps the same or less.
+    assert kept <= plain * (1.05 if form != "_attention.attend" else 16)
 
 
 @pytest.mark.parametrize(("form", "user"), CASES)

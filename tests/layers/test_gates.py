@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_attn import registry
-from yolo_attn.layers import BAM, CAA, CBAM, CPCA, SE, CoordAtt, _mean
-from yolo_attn.layers._box import box_mean
-from yolo_attn.layers._eager import is_eager_cpu
-from yolo_attn.layers._maximum import channel_max, global_max
+from yolo_attn.layers import BAM, CAA, CBAM, CPCA, SE, CoordAtt
+
+pytestmark = pytest.mark.usefixtures("form")
 
 LIMIT = 1e-11  # float64 noise of other summation orders, relative to the largest entry; a mistake moves 1e-4 and more
 State = Mapping[str, Tensor]
@@ -331,24 +330,6 @@ def test_cpca(width: int, reduce: int, hidden: int, size: tuple[int, int]) -> No
 # ----------------------------------------------------------------------------------------------------------- maxima
 
 
-@pytest.mark.parametrize(("maximum", "dims"), [(global_max, (2, 3)), (channel_max, (1,))])
-def test_a_tied_maximum_gives_its_gradient_to_one_element(maximum: Callable, dims: tuple[int, ...]) -> None:
-    x = torch.full((2, 3, 4, 5), 0.5, requires_grad=True)
-    maximum(x).sum().backward()
-    assert torch.equal(x.grad.sum(dims), torch.ones_like(x.grad.sum(dims)))
-    assert torch.equal((x.grad != 0).sum(dims), torch.ones_like(x.grad.sum(dims)).long())
-
-
-@pytest.mark.parametrize("maximum", [global_max, channel_max])
-def test_a_maximum_is_the_same_with_and_without_gradient(maximum: Callable) -> None:
-    x = features(2, 3, 4, 5).requires_grad_()
-    y = maximum(x)
-    assert y.requires_grad
-    assert torch.equal(y, maximum(x.detach()))
-    with torch.no_grad():
-        assert torch.equal(y, maximum(x))
-
-
 @pytest.mark.parametrize("layer", [CBAM(6, 2).channel_attention, CPCA(6, 2).ca], ids=["CBAM", "CPCA"])
 def test_a_channel_gate_prefers_one_of_equal_pixels(layer: nn.Module) -> None:
     x = torch.ones(1, 6, 3, 4, dtype=torch.float64, requires_grad=True)
@@ -362,67 +343,6 @@ def test_a_spatial_gate_prefers_one_of_equal_channels() -> None:
     x = torch.ones(1, 6, 1, 1, dtype=torch.float64, requires_grad=True)
     randomise(CBAM(6).spatial_attention)(x).sum().backward()
     assert sorted(x.grad.unique(return_counts=True)[1].tolist()) == [1, 5]
-
-
-# ---------------------------------------------------------------------------------------------- paths of the eager CPU
-
-
-def derivatives(function: Callable[[Tensor], Tensor], inputs: list[Tensor], w: Tensor) -> list[Tensor]:
-    """Return the output, its gradients, and the gradients of a square of those."""
-    w = w.clone().requires_grad_()
-    y = function(inputs[0])
-    first = torch.autograd.grad(y, inputs, w, create_graph=True)
-    second = torch.autograd.grad(sum((g**2).sum() for g in first), [w, *inputs[:2]], allow_unused=True)
-    return [y, *first, *(g for g in second if g is not None)]
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 9), (12, 5)], ids=str)
-def test_box_mean_has_all_derivatives_of_the_pooling(size: tuple[int, int]) -> None:
-    x, w = features(2, 3, *size).requires_grad_(), features(2, 3, *size).flip(0)
-
-    def pool(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 7, stride=1, padding=3)
-
-    square = [derivatives(lambda x, f=f: f(x) ** 2, [x], w) for f in (box_mean, pool)]
-    for actual, expected in zip(*square, strict=True):
-        assert distance(actual, expected) < LIMIT
-
-
-@pytest.mark.parametrize(
-    ("mean", "dims"),
-    [(_mean.global_mean, (2, 3)), (_mean.channel_mean, (1,)), (_mean.row_mean, (3,)), (_mean.column_mean, (2,))],
-)
-def test_means(mean: Callable[[Tensor], Tensor], dims: tuple[int, ...]) -> None:
-    x = features(2, 3, 4, 5).requires_grad_()
-    w = features(2, 3, 4, 5).mean(dims, keepdim=True)
-    plain = derivatives(lambda x: x.mean(dims, keepdim=True) ** 2, [x], w)
-    for actual, expected in zip(derivatives(lambda x: mean(x) ** 2, [x], w), plain, strict=True):
-        assert distance(actual, expected) < LIMIT
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_mean_does_not_overflow_where_the_sum_would(dtype: torch.dtype) -> None:
-    x = torch.full((1, 2, 100, 100), 30.0, dtype=dtype, requires_grad=True)
-    assert _mean.global_mean(x).dtype == dtype
-    assert torch.equal(_mean.global_mean(x), torch.full((1, 2, 1, 1), 30.0, dtype=dtype))
-
-
-def test_traces_compilers_and_simulations_get_the_plain_form() -> None:
-    seen: list[bool] = []
-
-    def look(x: Tensor) -> Tensor:
-        seen.append(is_eager_cpu(x))
-        return x + 1
-
-    look(torch.ones(2))
-    torch.jit.trace(look, torch.ones(2), check_trace=False)
-    with torch.autocast("cpu", torch.bfloat16):
-        look(torch.ones(2))
-    look(torch.ones(2, dtype=torch.bfloat16))
-    look(nn.Parameter(torch.ones(2)).to("meta"))
-    assert seen == [True, False, False, False, False]
-    compiled = torch.compile(lambda x: x + 1 if is_eager_cpu(x) else x + 2, backend="eager", fullgraph=True)
-    assert compiled(torch.ones(2)).tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("name", ["SE", "CBAM", "BAM", "CoordAtt", "CAA", "CPCA", "CrissCross"])

@@ -58,7 +58,7 @@ def find(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
     if name not in FORMS or not _is_on.get():
         return None
     x = next((a for a in args if isinstance(a, Tensor)), None)
-    if x is None or not x.numel() or not is_immediate(x):
+    if x is None or not is_immediate(x) or not x.numel():
         return None
     path = FORMS[name].get(x.device.type)
     return None if path is None else _load(path)

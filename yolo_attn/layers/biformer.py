@@ -18,9 +18,10 @@ import inspect
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from . import _checks as check
+from ._attention import attend
+from ._depthwise import depthwise
 from ._layout import like
 from ._precision import no_autocast
 from ._window_grid import gather_windows, merge_windows, split_windows
@@ -145,7 +146,7 @@ class BiFormer(nn.Module):
             is_real = None if is_real is None else rearrange(is_real, "n m -> 1 1 (n m)")
         y = merge_windows(self._attend(q, tokens, is_real), self.n_win)  # (B, C, p h, p w)
         if self.side_dwconv:
-            y = y + self.lepe(merge_windows(kv[..., self.qk_dim :], self.n_win))
+            y = y + depthwise(self.lepe, merge_windows(kv[..., self.qk_dim :], self.n_win))
         y = rearrange(y[:, :, : x.shape[2], : x.shape[3]], "b c h w -> b h w c")
         return like(rearrange(self.wo(y) if self.param_attention == "qkvo" else y, "b h w c -> b c h w"), x)
 
@@ -189,7 +190,7 @@ class BiFormer(nn.Module):
         mask = None
         if is_real is not None:  # finite, so that a row of padding alone (it is cropped) stays finite
             mask = rearrange(~is_real, "b r m -> (b r) 1 1 m").to(q.dtype) * torch.finfo(q.dtype).min
-        y = F.scaled_dot_product_attention(rows, k, v, mask, scale=self.scale)
+        y = attend(rows, k, v, self.scale, mask)
         return rearrange(y, "(b r) heads (n h w) d -> b (r n) h w (heads d)", h=q.shape[2], w=q.shape[3], **sizes)
 
     def extra_repr(self) -> str:

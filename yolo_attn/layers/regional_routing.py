@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._attention import attend
 
 
 def regional_routing_attention(
@@ -84,7 +85,7 @@ def regional_routing_attention(
         weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
         return _to_map(weights @ v, size, query), weights
     # One batch dimension: fused kernels want four dimensions.
-    o = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale=scale)
+    o = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale)
     return _to_map(o.reshape(*q.shape[:4], v.shape[-1]), size, query)
 
 
