@@ -81,7 +81,7 @@ def test_an_empty_batch_gives_an_empty_map(cls: type[nn.Module], arguments: dict
     assert x.grad is not None and not x.grad.any()
 
 
-@LISTED
+@pytest.mark.parametrize(("cls", "arguments"), LAYERS[::3], ids=lambda v: getattr(v, "__name__", str(v)))
 def test_compiles_and_exports_without_a_break(cls: type[nn.Module], arguments: dict) -> None:
     layer, x = build(cls, arguments), torch.randn(2, 8, 7, 9, dtype=torch.float64)
     other = torch.randn(1, 8, 12, 10, dtype=torch.float64)
