@@ -28,7 +28,7 @@ from .table import Header, Id, merge_categories
 
 SPLITS = ("train", "val", "test")
 # Value of the key `generate` -> function that makes the data set on first use and returns its folder.
-GENERATORS = {"shapes": "yolo_attn.shapes:ensure_shapes"}
+GENERATORS = {"shapes": "yolo_attn.coco.shapes:ensure_shapes"}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any] | None:

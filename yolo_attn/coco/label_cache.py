@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
+from .._version import __version__
 from ..cache import cache_folder
 from ..errors import DataError
 from .table import Header, file_state, header, read_table
