@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_attn._version import __version__
+from yolo_attn.cache import write_text
 from yolo_attn.errors import DataError
 
 FIELDS = {"task": str, "command": str, "made": str, "machine": dict, "versions": dict, "settings": dict, "rows": list}
@@ -58,7 +59,7 @@ def save(content: Mapping[str, Any], folder: str | Path) -> Path:
     device = content["machine"]["device"].lower().replace(" ", "-")
     path = Path(folder) / f"{content['versions']['yolo-attn']}--{device}--{content['task']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

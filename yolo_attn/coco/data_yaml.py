@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from ..cache import VARIABLE, cache_folder
+from ..cache import VARIABLE, cache_folder, write_text
 from ..errors import DataError, nearest
 from .keypoints import describe_keypoints
 from .label_cache import read_header
@@ -159,9 +159,7 @@ def write_cached(text: str, kind: str, name: str = "") -> Path:
     file = cache_folder() / kind / (f"{key}/{name}" if name else f"{key}.yaml")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
+        write_text(file, text)
     except OSError as error:
         raise DataError(f"cannot write {file}: {error.strerror}; set {VARIABLE} to a folder you can write") from error
     return file

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..cache import cache_folder
+from ..cache import cache_folder, replacing
 from ..errors import DataError
 from .table import Header, file_state, header, read_table
 
@@ -105,15 +104,10 @@ def load(key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
 def save(key: str, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write an entry, if the cache folder can be written."""
     file = _file(key)
-    draft = file.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("xb") as output:
-                output.writelines(_blocks(values, arrays))
-            draft.replace(file)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replacing(file) as draft, draft.open("xb") as output:
+            output.writelines(_blocks(values, arrays))
         _prune(file.parent)
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...cache import write_text
+
 DRAFTS = ".unfinished"
 
 
@@ -44,13 +46,6 @@ def publish(draft: Draft) -> None:
     draft.path.replace(draft.final)
     if not any(draft.path.parent.iterdir()):
         draft.path.parent.rmdir()
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a small text file so that readers see the old or the new one."""
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
 
 
 def sweep(folder: Path) -> None:

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from ..._version import __version__
+from ...cache import write_text
 from ..model import transfer
 from ..model.ours import describe_layers
-from .checkpoints import write_text
 from .schema import FILE, SCHEMA
 
 COCO_REPORT = "coco_metrics.json"
