@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from yolo_attn.coco.coco_json import read_coco_json
 from yolo_attn.coco.evaluation import MEASURES, Evaluation, evaluate
-from yolo_attn.coco.table import read_table
 
 DATA = Path(os.environ.get("YOLO_ATTN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -48,7 +48,7 @@ class Judge:
 
 def check(path: Path, predictions: list[dict], kind: str = "bbox", **parameters: Any) -> Evaluation:
     """Evaluate all images of a JSON and compare every number, and every number of every class, with pycocotools."""
-    table = read_table(path)
+    table = read_coco_json(path)
     ours = evaluate(table, predictions, table.image_ids, kind=kind)
     judge = Judge(path, predictions, kind)
     assert list(ours.numbers) == [measure.name for measure in MEASURES[kind]]

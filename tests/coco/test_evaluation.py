@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from judge import DATA, EXACT, Judge, check, disturbed, encoded
 
+from yolo_attn.coco.coco_json import read_coco_json
 from yolo_attn.coco.evaluation import PERSON_SIGMAS, evaluate
-from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 
@@ -62,7 +62,7 @@ def test_keypoints_of_another_number(write_people) -> None:
     ours = check(path, predictions, "keypoints", kpt_oks_sigmas=np.full(5, 1 / 5))
     assert 0.005 < ours.numbers["AP"] < 0.98
     assert ours.notes == ("COCO has no sigmas for 5 keypoints; 1/5 is used for each, as Ultralytics does",)
-    table = read_table(path)
+    table = read_coco_json(path)
     sigmas = [0.02, 0.05, 0.1, 0.2, 0.03]
     own = evaluate(table, predictions, table.image_ids, kind="keypoints", sigmas=sigmas)
     expected = Judge(path, predictions, "keypoints").run(kpt_oks_sigmas=np.array(sigmas))
@@ -90,14 +90,14 @@ def test_sigmas_of_people_are_cocos() -> None:
     ],
 )
 def test_predictions_are_never_lost_in_silence(change: dict, message: str, write_coco) -> None:
-    table = read_table(write_coco([(1, "a.png")], [(1, 1, (0, 0, 9, 9))]))
+    table = read_coco_json(write_coco([(1, "a.png")], [(1, 1, (0, 0, 9, 9))]))
     good = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
     with pytest.raises(DataError, match=message):
         evaluate(table, [good, {**good, **change}], [1])
 
 
 def test_what_cannot_be_evaluated_says_why(write_coco, write_people) -> None:
-    table = read_table(write_coco([(1, "a.png")], [(1, 1, (0, 0, 9, 9))]))
+    table = read_coco_json(write_coco([(1, "a.png")], [(1, 1, (0, 0, 9, 9))]))
     with pytest.raises(DataError, match=r"this JSON has no annotations: predictions.json is for submission"):
         evaluate(replace(table, is_annotated=False), [], [1])
     with pytest.raises(DataError, match="no annotation has 'segmentation'"):
@@ -112,7 +112,7 @@ def test_what_cannot_be_evaluated_says_why(write_coco, write_people) -> None:
     with pytest.raises(
         DataError, match=r"1 predictions have keypoints of 3 numbers, .*people17.json has 17 points: 51"
     ):
-        evaluate(read_table(write_people(17)), [short], [1], kind="keypoints")
+        evaluate(read_coco_json(write_people(17)), [short], [1], kind="keypoints")
 
 
 def squares(write_coco, sizes: Sequence[tuple[int, int]], segmentations: Sequence[Any], **more: Any) -> Path:
@@ -138,7 +138,7 @@ def test_masks_of_every_spelling_are_the_same(write_coco) -> None:
 def test_masks_are_compared_in_the_true_size_of_the_image(write_coco) -> None:
     # The JSON states sizes that are wrong or none; the decoded image is 40 x 20.
     for size in ((20, 40), (0, 0)):
-        table = read_table(squares(write_coco, [size], [[[2, 3, 10, 3, 10, 9, 2, 9]]]))
+        table = read_coco_json(squares(write_coco, [size], [[[2, 3, 10, 3, 10, 9, 2, 9]]]))
         found = [{"image_id": 1, "category_id": 1, "segmentation": encoded((2, 3, 8, 6), 20, 40), "score": 0.9}]
         assert evaluate(table, found, [1], kind="segm", sizes={1: (20, 40)}).numbers["AP"] == pytest.approx(1)
     with pytest.raises(DataError, match=r"1 images have no 'width' and 'height', which masks need, like 1"):
@@ -151,7 +151,7 @@ def test_the_box_stands_for_a_mask_that_is_missing_or_of_another_size(write_coco
     whole = encoded((2, 3, 8, 6), 20, 40)
     path = squares(write_coco, [(40, 20)] * 3, [None, encoded((2, 3, 8, 6), 30, 40), whole])
     found = [{"image_id": i, "category_id": 1, "segmentation": whole, "score": 0.9} for i in (1, 2, 3)]
-    ours = evaluate(read_table(path), found, [1, 2, 3], kind="segm")
+    ours = evaluate(read_coco_json(path), found, [1, 2, 3], kind="segm")
     assert ours.numbers["AP"] == pytest.approx(1)
     assert ours.notes == ("2 annotations have no mask of their image's size; the box is used",)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from judge import EXACT, FIELDS, Judge, check, disturbed, guesses, polygon, scattered
 
+from yolo_attn.coco.coco_json import read_coco_json
 from yolo_attn.coco.evaluation import evaluate, notes
-from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 
@@ -36,7 +36,7 @@ def test_category_ids_of_any_kind_mean_the_same(write_coco) -> None:
         renamed = [({1: one, 3: two}[c], box, image) for image, c, box in boxes]
         path = write_coco(images, [(image, c, box) for c, box, image in renamed], {one: "a", two: "b"})
         moved = [{**p, "category_id": {1: one, 3: two}[p["category_id"]]} for p in found]
-        table = read_table(path)
+        table = read_coco_json(path)
         ours = evaluate(table, moved, table.image_ids)
         assert ours.numbers == plain.numbers
         assert [row["id"] for row in ours.per_class] == [one, two]
@@ -73,7 +73,7 @@ def test_only_crowd_regions_leave_nothing_to_measure(write_coco) -> None:
 
 
 def test_an_empty_list_of_annotations_leaves_nothing_to_measure(write_coco) -> None:
-    table = read_table(write_coco([(1, "a.png")]))
+    table = read_coco_json(write_coco([(1, "a.png")]))
     guess = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
     for found in ([], [guess]):
         assert set(evaluate(table, found, [1]).numbers.values()) == {-1.0}
@@ -87,7 +87,7 @@ def test_no_predictions_are_zeros(kind: str, write_people) -> None:
     for note in document["annotations"]:
         note["segmentation"] = [polygon(note["bbox"], rng)]
     path.write_text(json.dumps(document))
-    table = read_table(path)
+    table = read_coco_json(path)
     ours = evaluate(table, [], table.image_ids, kind=kind)
     assert set(ours.numbers.values()) == {0.0}
     assert len(ours.per_class) == 2 and all(row["AP"] == 0 for row in ours.per_class)
@@ -120,16 +120,16 @@ def test_small_medium_large_are_in_original_pixels(size: tuple[int, int], write_
 def test_annotation_id_0_counts_though_pycocotools_loses_it(write_coco) -> None:
     path = write_coco([(1, "a.png")], [(1, 1, (0, 0, 10, 10), {"id": 0})], info={})
     guess = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.9}]
-    ours = evaluate(read_table(path), guess, [1])
+    ours = evaluate(read_coco_json(path), guess, [1])
     assert ours.numbers["AP"] == pytest.approx(1)
     assert Judge(path, guess).run()[0] == pytest.approx(0)
-    assert "id 0" in ours.notes[0] and list(ours.notes) == notes(read_table(path))
+    assert "id 0" in ours.notes[0] and list(ours.notes) == notes(read_coco_json(path))
 
 
 def test_repeated_annotation_ids_all_count(write_coco) -> None:
     boxes = [(1, 1, (0, 0, 10, 10), {"id": 5}), (1, 1, (20, 0, 10, 10), {"id": 5})]
     guess = [{"image_id": 1, "category_id": 1, "bbox": list(b[2]), "score": 0.9} for b in boxes]
-    ours = evaluate(read_table(write_coco([(1, "a.png")], boxes)), guess, [1])
+    ours = evaluate(read_coco_json(write_coco([(1, "a.png")], boxes)), guess, [1])
     assert ours.numbers["AR100"] == 1 and ours.instances == 2
     assert "1 annotation ids are repeated" in ours.notes[0]
 
@@ -147,7 +147,7 @@ def test_missing_areas_are_made_up_for_and_noted(kind: str, write_people) -> Non
     for note in document["annotations"][::2]:
         note["area"] = None
     path.write_text(json.dumps(document))
-    ours = evaluate(read_table(path), predictions, range(1, 16), kind=kind)
+    ours = evaluate(read_coco_json(path), predictions, range(1, 16), kind=kind)
     for note in document["annotations"][::2]:
         shape = mask.merge(mask.frPyObjects(note["segmentation"], 600, 600))
         note["area"] = float(mask.area(shape)) if kind == "segm" else note["bbox"][2] * note["bbox"][3]
@@ -163,7 +163,7 @@ def test_an_image_listed_twice_counts_once(write_coco) -> None:
     boxes = scattered(rng, 30, [1, 2])
     found = guesses(boxes, rng)
     once = check(write_coco([(1, "a.png"), (2, "b.png")], boxes, info={}), found)
-    table = read_table(write_coco([(1, "a.png"), (2, "b.png"), (1, "a.png")], boxes, name="twice.json"))
+    table = read_coco_json(write_coco([(1, "a.png"), (2, "b.png"), (1, "a.png")], boxes, name="twice.json"))
     assert evaluate(table, found, [2, 1, 1, 2]) == once
 
 
@@ -172,7 +172,7 @@ def test_images_and_categories_that_are_asked_for(write_coco) -> None:
     boxes = scattered(rng, 60, [1, 2, 3])
     path = write_coco([(i, f"{i}.png") for i in (1, 2, 3)], boxes, info={})
     found = guesses(boxes, rng)
-    ours = evaluate(read_table(path), found, [3, 1], [3])
+    ours = evaluate(read_coco_json(path), found, [3, 1], [3])
     np.testing.assert_allclose(list(ours.numbers.values()), Judge(path, found).run(imgIds=[1, 3], catIds=[3]))
     assert [row["id"] for row in ours.per_class] == [3]
     assert ours.per_class[0]["AP"] == ours.numbers["AP"] > 0
@@ -188,7 +188,7 @@ def test_categories_can_be_left_out_of_account(kind: str, write_people) -> None:
         note["segmentation"] = [polygon(note["bbox"], rng)]
     path.write_text(json.dumps(document))
     predictions = disturbed(document, 0.05, kind)
-    ours = evaluate(read_table(path), predictions, range(1, 16), use_categories=False, kind=kind)
+    ours = evaluate(read_coco_json(path), predictions, range(1, 16), use_categories=False, kind=kind)
     document["annotations"].sort(key=lambda note: note["category_id"])
     for note in document["annotations"]:
         note["category_id"] = 1
@@ -200,7 +200,7 @@ def test_categories_can_be_left_out_of_account(kind: str, write_people) -> None:
         np.testing.assert_allclose(expected, Judge(path, predictions, kind).run(useCats=0), atol=EXACT)
     assert ours.per_class == []
     foreign = [{**p, "category_id": 77} for p in in_one]
-    moved = evaluate(read_table(path), foreign, range(1, 16), use_categories=False, kind=kind)
+    moved = evaluate(read_coco_json(path), foreign, range(1, 16), use_categories=False, kind=kind)
     assert moved.numbers == pytest.approx(ours.numbers)
 
 
@@ -212,14 +212,14 @@ def test_without_categories_equal_overlaps_are_ordered_by_category(write_coco) -
         {"image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 10], "score": 0.9},
         {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.8},
     ]
-    ours = evaluate(read_table(path), found, [1], use_categories=False)
+    ours = evaluate(read_coco_json(path), found, [1], use_categories=False)
     np.testing.assert_allclose(list(ours.numbers.values()), Judge(path, found).run(useCats=0), atol=EXACT)
 
 
 def test_a_category_of_another_split_changes_no_number(write_coco) -> None:
     rng = np.random.default_rng(4)
     boxes = scattered(rng, 30, [1])
-    table = read_table(write_coco([(1, "a.png")], boxes))
+    table = read_coco_json(write_coco([(1, "a.png")], boxes))
     found = guesses(boxes, rng)
     more = [*found, *[{**found[0], "category_id": 9}] * 101]
     assert evaluate(table, more, [1], [1, 3, 9]) == evaluate(table, found, [1], [1, 3])

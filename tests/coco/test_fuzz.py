@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolo_attn.coco import table as coco_table
+from yolo_attn.coco import coco_json
 from yolo_attn.coco.index import CocoIndex, load_index
+from yolo_attn.coco.json_entries import RefusedError
 from yolo_attn.coco.labels import TASKS
-from yolo_attn.coco.rows import RefusedError
 from yolo_attn.errors import DataError
 
 PER_BATCH = 60
@@ -216,10 +216,10 @@ def test_a_damaged_file_is_labels_that_add_up_or_one_error(task, level, batch, f
                 errors += 1
                 assert str(path) in outcome and outcome.isprintable() and len(outcome) < 1500
             with monkeypatch.context() as patch:
-                patch.setattr(coco_table, "quick_rows", _refuse)
-                coco_table._tables.clear()
+                patch.setattr(coco_json, "quick_entries", _refuse)
+                coco_json._held.clear()
                 same = _outcome(path, [folder], task)
-            coco_table._tables.clear()
+            coco_json._held.clear()
             if isinstance(outcome, CocoIndex):
                 assert isinstance(same, CocoIndex), same
                 assert same.counts == outcome.counts

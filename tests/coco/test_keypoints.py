@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from yolo_attn.coco.coco_json import read_coco_json
 from yolo_attn.coco.index import CocoIndex, load_index
-from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 NAMES = ["left", "right"]
@@ -37,7 +37,7 @@ def test_keypoints_are_normalised_and_visibility_is_kept(write_coco, write_image
     np.testing.assert_allclose(index.labels(0)[1][0], [0.25, 0.25, 0.5, 0.5])
     index.keypoints(0)[:] = 7
     assert index.keypoints(0).max() == 2
-    table = read_table(path)
+    table = read_coco_json(path)
     assert table.keypoints.tolist() == [[[10, 5, 2], [20, 10, 1]], [[40, 20, 2], [0, 0, 0]]]
     assert table.keypoints.dtype == np.float64
     assert table.keypoint_names == ("left", "right")
@@ -46,8 +46,8 @@ def test_keypoints_are_normalised_and_visibility_is_kept(write_coco, write_image
 def test_the_number_of_keypoints_is_read_without_names(write_coco, write_image) -> None:
     write_image("a.png")
     path = _write(write_coco, [None, [1, 1, 2] * 5])
-    assert read_table(path).keypoints.shape == (2, 5, 3)
-    assert read_table(path).keypoint_names == ()
+    assert read_coco_json(path).keypoints.shape == (2, 5, 3)
+    assert read_coco_json(path).keypoint_names == ()
     assert _pose(path).kpt_shape == (5, 3)
 
 
@@ -106,7 +106,7 @@ def test_categories_of_several_kinds_stop_a_pose_run_only(write_coco, write_imag
 def test_a_file_without_keypoints_trains_no_pose_model(write_coco, write_image) -> None:
     write_image("a.png")
     path = _write(write_coco, [None])
-    assert read_table(path).keypoints is None
+    assert read_coco_json(path).keypoints is None
     with pytest.raises(DataError, match=r"train.json: has no 'keypoints'"):
         _pose(path)
 

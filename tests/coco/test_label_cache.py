@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from yolo_attn.coco import coco_json
 from yolo_attn.coco import images as coco_images
 from yolo_attn.coco import index as coco
 from yolo_attn.coco import label_cache as coco_cache
-from yolo_attn.coco import table as coco_table
 from yolo_attn.coco.index import CocoIndex, load_index
 from yolo_attn.coco.label_cache import fingerprint, read_header
 from yolo_attn.errors import DataError
@@ -101,8 +101,8 @@ def test_the_second_index_is_the_same_and_not_made_anew(task, data, cache, built
 def test_a_second_index_needs_no_json_and_no_picture(data, cache, monkeypatch) -> None:
     path = data()
     first = _load(path)
-    coco_table._tables.clear()
-    monkeypatch.setattr(coco_table, "quick_rows", None)
+    coco_json._held.clear()
+    monkeypatch.setattr(coco_json, "quick_entries", None)
     monkeypatch.setattr(coco_images, "_size", None)
     _same(first, _load(path))
 
@@ -301,8 +301,8 @@ def test_a_header_is_kept_by_content(data, cache, monkeypatch) -> None:
     path = data()
     first = read_header(path)
     moved = path.rename(path.with_name("moved.json"))
-    coco_table._tables.clear()
-    monkeypatch.setattr(coco_table, "quick_rows", None)
+    coco_json._held.clear()
+    monkeypatch.setattr(coco_json, "quick_entries", None)
     second = read_header(moved)
     assert second.path == str(moved)
     assert {f.name for f in fields(first) if getattr(first, f.name) != getattr(second, f.name)} == {"path"}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from yolo_attn.coco import images as coco_images
+from yolo_attn.coco.coco_json import read_coco_json
 from yolo_attn.coco.index import load_index
-from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 
@@ -97,7 +97,7 @@ def test_annotations_without_iscrowd_and_area_are_plain(write_coco, write_image,
     path = write_coco([(1, "a.png")], annotations=(), **{})
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": rows}))
     assert load_index(path, [tmp_path]).counts["boxes"] == 1
-    assert np.isnan(read_table(path).areas).all()
+    assert np.isnan(read_coco_json(path).areas).all()
 
 
 def test_missing_and_unreadable_images_are_counted_and_named(write_coco, write_image, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_broken_files_are_one_error_that_names_file_and_key(case, tmp_path: Path
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(document))
     with pytest.raises(DataError, match=message) as error:
-        read_table(path)
+        read_coco_json(path)
     assert str(path) in str(error.value)
 
 
@@ -224,7 +224,7 @@ def test_what_is_no_json_is_one_error(content, tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"broken.json: not JSON, or cut off \({len(content)} bytes\)"):
-        read_table(path)
+        read_coco_json(path)
 
 
 def test_no_image_found_says_where_it_looked(write_coco, tmp_path: Path) -> None:
@@ -235,9 +235,9 @@ def test_no_image_found_says_where_it_looked(write_coco, tmp_path: Path) -> None
 
 def test_a_changed_file_is_read_again(write_coco, tmp_path: Path) -> None:
     path = write_coco([(1, "a.png")])
-    assert len(read_table(path).image_ids) == 1
+    assert len(read_coco_json(path).image_ids) == 1
     write_coco([(1, "a.png"), (2, "b.png")])
-    assert len(read_table(path).image_ids) == 2
+    assert len(read_coco_json(path).image_ids) == 2
 
 
 # Images whose header is sound and whose body is not.
@@ -335,12 +335,12 @@ def test_every_row_of_the_file_is_in_the_labels_or_in_a_count(write_coco, write_
 def test_a_list_of_test_images_has_no_annotations(write_coco, write_image, tmp_path: Path) -> None:
     write_image("a.png")
     path = write_coco([(1, "a.png")], None)
-    table = read_table(path, require_annotations=False)
+    table = read_coco_json(path, require_annotations=False)
     assert not table.is_annotated
     assert table.boxes.shape == (0, 4)
     assert load_index(path, [tmp_path]).counts["boxes"] == 0
     with pytest.raises(DataError, match=r"train.json: key 'annotations' is missing; .*'images', 'categories'"):
-        read_table(path)
+        read_coco_json(path)
 
 
 def test_a_crowd_flag_that_is_none_is_an_error(write_coco) -> None:
@@ -348,4 +348,4 @@ def test_a_crowd_flag_that_is_none_is_an_error(write_coco) -> None:
         [(1, "a.png")], [(1, 1, (0, 0, 4, 4), {"iscrowd": flag}) for flag in (0, 1, True, None, "yes", 2)]
     )
     with pytest.raises(DataError, match=r"'iscrowd' must be 0 or 1; 2 of 6 .* number 4 .*'yes'"):
-        read_table(path)
+        read_coco_json(path)

@@ -17,10 +17,10 @@ IMAGES = 118_000
 _PROGRAM = """
 import json, resource, sys, time
 from yolo_attn.coco.index import load_index
-from yolo_attn.coco.table import read_table
+from yolo_attn.coco.coco_json import read_coco_json
 start = time.perf_counter()
 if sys.argv[1] == "table":
-    counts = {"annotations": len(read_table(sys.argv[2]).boxes)}
+    counts = {"annotations": len(read_coco_json(sys.argv[2]).boxes)}
 else:
     counts = load_index(sys.argv[2], [sys.argv[3]], task=sys.argv[1]).counts
 seconds = time.perf_counter() - start

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo_attn.coco.coco_json import read_coco_json
 from yolo_attn.coco.index import CocoIndex, load_index
 from yolo_attn.coco.masks import joined, outlines, run_lengths
-from yolo_attn.coco.table import read_table
 from yolo_attn.errors import DataError
 
 COCO128 = Path(os.environ.get("YOLO_ATTN_DATA", Path(__file__).parents[3] / "shared" / "data")) / "coco128"
@@ -79,7 +79,7 @@ def test_the_table_gives_back_what_the_file_has(write_coco) -> None:
         {"size": [20, 40], "counts": "]6::00000000000000000N2002N00000000000000S6"},
         [],
     ]
-    table = read_table(_write(write_coco, masks))
+    table = read_coco_json(_write(write_coco, masks))
     assert [table.masks[i] for i in range(len(table.masks))] == [mask or None for mask in masks]
     assert table.masks[-1] is None
     assert table.masks[-2] == masks[-2]
@@ -90,7 +90,7 @@ def test_the_table_gives_back_what_the_file_has(write_coco) -> None:
 @pytest.mark.skipif(not COCO128.is_dir(), reason=f"no {COCO128}")
 def test_real_masks_are_given_back_to_the_last_digit() -> None:
     path = COCO128 / "annotations/instances_train2017.json"
-    table = read_table(path)
+    table = read_coco_json(path)
     said = [row["segmentation"] for row in json.loads(path.read_bytes())["annotations"]]
     assert [table.masks[i] for i in range(len(said))] == said
     assert sum(table.masks.is_rle(i) for i in range(len(said))) == 10
@@ -103,7 +103,7 @@ def test_masks_without_sense_are_counted_and_the_rest_is_kept(write_coco) -> Non
         {"size": [20, 40]}, {"size": [20], "counts": [20]}, {"size": [2**40, 2**40], "counts": [2**80]},
         {"size": [-20, -40], "counts": [800]}, {"size": [20, 40.5], "counts": [810]},
     ]  # fmt: skip
-    table = read_table(_write(write_coco, [*bad, [SQUARE, [1, 2], [0]], None]))
+    table = read_coco_json(_write(write_coco, [*bad, [SQUARE, [1, 2], [0]], None]))
     assert table.counts["bad_masks"] == len(bad)
     assert table.counts["bad_polygons"] == 2
     assert [i for i in range(len(table.masks)) if table.masks[i]] == [len(bad)]
@@ -112,13 +112,13 @@ def test_masks_without_sense_are_counted_and_the_rest_is_kept(write_coco) -> Non
 
 def test_numbers_beyond_json_in_masks_are_counted(write_coco) -> None:
     path = _write(write_coco, [[[float("nan"), *SQUARE[1:]]], [[*SQUARE[:-1], float("inf")]], [SQUARE]])
-    assert read_table(path).counts["bad_masks"] == 2
+    assert read_coco_json(path).counts["bad_masks"] == 2
 
 
 def test_a_file_without_masks_has_none_and_trains_no_segment_model(write_coco, write_image) -> None:
     write_image("a.png")
     path = _write(write_coco, [None, [], 5])
-    assert read_table(path).masks is None
+    assert read_coco_json(path).masks is None
     with pytest.raises(DataError, match=r"train.json: no annotation has a 'segmentation' that can be used"):
         _segment(path)
     assert load_index(path, [path.parent.parent]).counts["boxes"] == 1
@@ -184,7 +184,7 @@ def test_each_object_gets_one_outline_and_the_box_around_it(write_coco, write_im
     bitmap = np.zeros((20, 40), np.uint8)
     bitmap[5:15, 10:30] = 1
     rle = {"size": [20, 40], "counts": [10 * 20 + 5, *[10, 10] * 19, 10, 10 * 20 + 5]}
-    assert read_table(_write(write_coco, [rle])).masks.bitmap(0).tolist() == bitmap.tolist()
+    assert read_coco_json(_write(write_coco, [rle])).masks.bitmap(0).tolist() == bitmap.tolist()
     bitmap = np.roll(bitmap, 2, axis=1)
     bitmap[8:10, 15:20] = 0
     holed = {"size": [20, 40], "counts": _runs(bitmap)}

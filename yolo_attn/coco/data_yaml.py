@@ -22,9 +22,9 @@ import yaml
 
 from ..cache import VARIABLE, cache_folder, write_text
 from ..errors import DataError, nearest
+from .coco_json import Header, Id, merge_categories
 from .keypoints import describe_keypoints
 from .label_cache import read_header
-from .table import Header, Id, merge_categories
 
 SPLITS = ("train", "val", "test")
 # Value of the key `generate` -> function that makes the data set on first use and returns its folder.

@@ -20,7 +20,7 @@ import numpy as np
 from .._version import __version__
 from ..cache import cache_folder, replacing
 from ..errors import DataError
-from .table import Header, file_state, header, read_table
+from .coco_json import Header, file_state, header, read_coco_json
 
 _FORMAT = 1
 _DIGEST = 32  # bytes of a SHA-256
@@ -54,7 +54,7 @@ def read_header(path: str | Path, require_annotations: bool = True) -> Header:
     """Return the header of a COCO JSON; a file whose content has passed all checks before is only hashed.
 
     Raises:
-        DataError: As ``read_table``.
+        DataError: As ``read_coco_json``.
     """
     key = make_key("header", fingerprint(path))
     entry = load(key)
@@ -70,7 +70,7 @@ def read_header(path: str | Path, require_annotations: bool = True) -> Header:
             keypoint_names=tuple(found["keypoint_names"]),
             pose_problem=found["pose_problem"].replace(found["path"], here, 1),
         )
-    made = header(read_table(path, require_annotations))
+    made = header(read_coco_json(path, require_annotations))
     save(make_key("header", made.fingerprint), asdict(made), {})
     return made
 

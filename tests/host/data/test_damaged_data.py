@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from yolo_attn.coco import table as coco_table
+from yolo_attn.coco import coco_json
 from yolo_attn.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("installed")
@@ -67,7 +67,7 @@ def test_a_damaged_file_gives_samples_or_one_error(task: str, level: str, data: 
     for number in range(MUTATIONS):
         said, content = FUZZ.LEVELS[level](rng)
         (data.parent / "damaged.json").write_bytes(content)
-        coco_table._tables.clear()
+        coco_json._held.clear()
         try:
             fine += _samples(data, task) > 0
         except DataError as error:
@@ -86,7 +86,7 @@ def test_damaged_files_that_pass_train(suffix: str, data: Path) -> None:
     while trained < 3:
         _, content = FUZZ.LEVELS["values"](rng)
         (data.parent / "damaged.json").write_bytes(content)
-        coco_table._tables.clear()
+        coco_json._held.clear()
         try:
             _samples(data, "segment" if suffix else "detect")
         except DataError:

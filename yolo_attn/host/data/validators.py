@@ -15,9 +15,9 @@ import torch
 from ultralytics.utils import LOGGER, RANK
 
 from ...coco.classes import ClassMap, match_classes
+from ...coco.coco_json import read_coco_json
 from ...coco.evaluation import Evaluation, evaluate
 from ...coco.report import compare_line, per_class_table, render, write_csv
-from ...coco.table import read_table
 
 REPORT = "coco_metrics.json"
 PER_CLASS = "coco_per_class.csv"
@@ -129,19 +129,19 @@ class Official:
         if not self._is_official():
             return stats
         dataset = self.dataloader.dataset
-        table = read_table(dataset.json_file, require_annotations=False)
+        coco = read_coco_json(dataset.json_file, require_annotations=False)
         image_ids = [id_ for file in dataset.im_files for id_ in dataset.image_ids[file]]
         own = {kind: getattr(self.metrics, name) for kind, name in KINDS[self.args.task].items()}
         report: dict[str, Any] = {
             "ultralytics": {k: {"mAP50-95": float(m.map), "mAP50": float(m.map50)} for k, m in own.items()},
             "json": dataset.json_file,
             "images": len(image_ids),
-            "images_in_json": len(table.image_ids),
+            "images_in_json": len(coco.image_ids),
             "max_det": self.args.max_det,
             "predictions": {kind: str(self._write(kind)) for kind in own},
             "notes": [*self._classes.notes(dataset.json_file, self._foreign)],
         }
-        if len(table.boxes):
+        if len(coco.boxes):
             classes = self.args.classes
             ids = self.data["category_ids"]
             chosen = ids if classes is None else [ids[c] for c in _as_list(classes)]
@@ -149,7 +149,7 @@ class Official:
             sigmas = self.data.get("kpt_oks_sigmas")
             use_categories = not self.args.single_cls
             evaluations = [
-                evaluate(table, self.jdict, image_ids, chosen, use_categories, kind, sizes, sigmas) for kind in own
+                evaluate(coco, self.jdict, image_ids, chosen, use_categories, kind, sizes, sigmas) for kind in own
             ]
             self.coco_stats = {evaluation.kind: evaluation.numbers for evaluation in evaluations}
             stats.update({key: self.coco_stats["bbox"][name] for key, name in _AREA_KEYS.items() if key in stats})

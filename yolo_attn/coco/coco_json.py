@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .columns import Columns, Id, Keypoints, check, distinct, is_count, is_id
+from .annotation_columns import AnnotationColumns, Keypoints
+from .entry_checks import Id, check, distinct, is_count, is_id
+from .json_entries import Entries, RefusedError, all_entries, quick_entries
 from .masks import Masks
-from .rows import RefusedError, Rows, all_rows, quick_rows
 
-_KEPT = 4  # tables held per process
+_KEPT = 4  # files held per process
 
 
 @dataclass(frozen=True)
-class CocoTable:
+class CocoJson:
     """What one COCO JSON says, as columns.
 
     Attributes:
@@ -68,7 +69,7 @@ class CocoTable:
 
 @dataclass(frozen=True)
 class Header:
-    """What a data description needs of a COCO JSON that has passed all checks: the fields of ``CocoTable``, no rows.
+    """What a data description needs of a COCO JSON that has passed all checks: the fields of ``CocoJson``, no entries.
 
     Attributes:
         keypoint_count: Keypoints of an object, 0 if the file has none.
@@ -83,10 +84,10 @@ class Header:
     pose_problem: str
 
 
-_tables: OrderedDict[tuple[str, int, int], CocoTable] = OrderedDict()
+_held: OrderedDict[tuple[str, int, int], CocoJson] = OrderedDict()
 
 
-def read_table(path: str | Path, require_annotations: bool = True) -> CocoTable:
+def read_coco_json(path: str | Path, require_annotations: bool = True) -> CocoJson:
     """Read and check one COCO JSON. A file that has not changed is read once per process.
 
     Args:
@@ -98,34 +99,34 @@ def read_table(path: str | Path, require_annotations: bool = True) -> CocoTable:
             names the file, the key and how many entries are affected.
     """
     key = file_state(path)
-    if key in _tables:
-        _tables.move_to_end(key)
+    if key in _held:
+        _held.move_to_end(key)
     else:
-        _tables[key] = _read(key[0])
-        if len(_tables) > _KEPT:
-            _tables.popitem(last=False)
-    table = _tables[key]
-    if require_annotations and not table.is_annotated:
-        all_rows(table.path, _content(table.path), needs_annotations=True)  # raises, and says what is there instead
-    return table
+        _held[key] = _read(key[0])
+        if len(_held) > _KEPT:
+            _held.popitem(last=False)
+    coco = _held[key]
+    if require_annotations and not coco.is_annotated:
+        all_entries(coco.path, _content(coco.path), needs_annotations=True)  # raises, and says what is there instead
+    return coco
 
 
-def header(table: CocoTable) -> Header:
-    """Return the header of a table."""
+def header(coco: CocoJson) -> Header:
+    """Return the header of a file that has been read."""
     return Header(
-        path=table.path,
-        fingerprint=table.fingerprint,
-        categories=table.categories,
-        is_annotated=table.is_annotated,
-        keypoint_count=0 if table.keypoints is None else table.keypoints.shape[1],
-        keypoint_names=table.keypoint_names,
-        pose_problem=table.pose_problem,
+        path=coco.path,
+        fingerprint=coco.fingerprint,
+        categories=coco.categories,
+        is_annotated=coco.is_annotated,
+        keypoint_count=0 if coco.keypoints is None else coco.keypoints.shape[1],
+        keypoint_names=coco.keypoint_names,
+        pose_problem=coco.pose_problem,
     )
 
 
 def forget(path: str | Path) -> None:
-    """Let go of a table that is no longer needed in this process: with masks it can be hundreds of megabytes."""
-    _tables.pop(file_state(path), None)
+    """Let go of what was read of a file that is no longer needed in this process: with masks it can be large."""
+    _held.pop(file_state(path), None)
 
 
 def file_state(path: str | Path) -> tuple[str, int, int]:
@@ -149,42 +150,42 @@ def _content(path: str) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _read(path: str) -> CocoTable:
+def _read(path: str) -> CocoJson:
     content = _content(path)
     fingerprint = hashlib.sha256(content).hexdigest()
     try:
-        return _table(path, quick_rows(content), fingerprint)
+        return _checked(path, quick_entries(content), fingerprint)
     except RefusedError:
-        return _table(path, all_rows(path, content, needs_annotations=False), fingerprint)
+        return _checked(path, all_entries(path, content, needs_annotations=False), fingerprint)
 
 
-def _table(path: str, rows: Rows, fingerprint: str) -> CocoTable:
+def _checked(path: str, entries: Entries, fingerprint: str) -> CocoJson:
     counts = dict.fromkeys(
         ("duplicate_images", "duplicate_categories", "unknown_image", "unknown_category", "bad_masks", "bad_polygons"),
         0,
     )
-    check(path, "categories", rows.categories, "id", is_id, "an integer or a string")
-    check(path, "categories", rows.categories, "name", lambda v: isinstance(v, str | int | float), "a name")
-    if not rows.categories:
+    check(path, "categories", entries.categories, "id", is_id, "an integer or a string")
+    check(path, "categories", entries.categories, "name", lambda v: isinstance(v, str | int | float), "a name")
+    if not entries.categories:
         raise DataError(f"{path}: 'categories' is empty; a detector needs at least one category")
-    names = distinct(path, "categories", "name", rows.categories, counts, "duplicate_categories")
+    names = distinct(path, "categories", "name", entries.categories, counts, "duplicate_categories")
     ordered = sorted(names, key=sort_key)
 
-    check(path, "images", rows.images, "id", is_id, "an integer or a string")
-    check(path, "images", rows.images, "file_name", lambda v: isinstance(v, str), "a string")
-    if not rows.images:
+    check(path, "images", entries.images, "id", is_id, "an integer or a string")
+    check(path, "images", entries.images, "file_name", lambda v: isinstance(v, str), "a string")
+    if not entries.images:
         raise DataError(f"{path}: 'images' is empty")
-    files = distinct(path, "images", "file_name", rows.images, counts, "duplicate_images")
+    files = distinct(path, "images", "file_name", entries.images, counts, "duplicate_images")
     image_index = {id_: i for i, id_ in enumerate(files)}
     sizes = np.zeros((len(files), 2), dtype=np.int64)
-    for row in rows.images:
-        if is_count(row.width) and is_count(row.height):
-            sizes[image_index[row.id]] = row.width, row.height
+    for entry in entries.images:
+        if is_count(entry.width) and is_count(entry.height):
+            sizes[image_index[entry.id]] = entry.width, entry.height
 
-    columns = Columns(image_index, {id_: i for i, id_ in enumerate(ordered)}, Keypoints(rows.categories))
-    for annotation in rows.annotations or ():
+    columns = AnnotationColumns(image_index, {id_: i for i, id_ in enumerate(ordered)}, Keypoints(entries.categories))
+    for annotation in entries.annotations or ():
         columns.add(annotation)
-    return CocoTable(
+    return CocoJson(
         path=path,
         categories=tuple((id_, str(names[id_])) for id_ in ordered),
         image_ids=tuple(files),
@@ -192,12 +193,12 @@ def _table(path: str, rows: Rows, fingerprint: str) -> CocoTable:
         image_sizes=sizes,
         **columns.build(path, counts),
         counts=counts,
-        is_annotated=rows.annotations is not None,
+        is_annotated=entries.annotations is not None,
         fingerprint=fingerprint,
     )
 
 
-def merge_categories(tables: Sequence[CocoTable | Header]) -> tuple[tuple[Id, str], ...]:
+def merge_categories(files: Sequence[CocoJson | Header]) -> tuple[tuple[Id, str], ...]:
     """Return the categories of all splits sorted by id, so that every split has the same classes.
 
     Raises:
@@ -205,22 +206,22 @@ def merge_categories(tables: Sequence[CocoTable | Header]) -> tuple[tuple[Id, st
     """
     merged: dict[Id, tuple[str, str]] = {}
     ids_of: dict[str, tuple[set[Id], str]] = {}
-    for table in tables:
+    for coco in files:
         mine: dict[str, set[Id]] = {}
-        for id_, name in table.categories:
+        for id_, name in coco.categories:
             mine.setdefault(name, set()).add(id_)
         for name, ids in mine.items():
-            known_ids, where = ids_of.setdefault(name, (ids, table.path))
+            known_ids, where = ids_of.setdefault(name, (ids, coco.path))
             if known_ids.isdisjoint(ids):
                 raise DataError(
-                    f"{table.path}: 'categories' gives {name!r} the id {min(ids, key=sort_key)!r}, {where} gives it "
+                    f"{coco.path}: 'categories' gives {name!r} the id {min(ids, key=sort_key)!r}, {where} gives it "
                     f"{min(known_ids, key=sort_key)!r}; give a category the same id and name in every split"
                 )
-        for id_, name in table.categories:
-            known, where = merged.setdefault(id_, (name, table.path))
+        for id_, name in coco.categories:
+            known, where = merged.setdefault(id_, (name, coco.path))
             if known != name:
                 raise DataError(
-                    f"{table.path}: 'categories' calls id {id_!r} {name!r}, {where} calls it {known!r}; "
+                    f"{coco.path}: 'categories' calls id {id_!r} {name!r}, {where} calls it {known!r}; "
                     "give a category the same id and name in every split"
                 )
     return tuple((id_, merged[id_][0]) for id_ in sorted(merged, key=sort_key))

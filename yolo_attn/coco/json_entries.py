@@ -1,4 +1,4 @@
-"""The lists of a COCO JSON as rows, decoded one row at a time so that a file of any size fits into memory."""
+"""The lists of a COCO JSON as entries, decoded one at a time so that a file of any size fits into memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK = 1 << 22
 
 
 class Image(msgspec.Struct, gc=False):
-    """A row of 'images'; what the file does not have is ``MISSING``, nothing is checked."""
+    """An entry of 'images'; what the file does not have is ``MISSING``, nothing is checked."""
 
     id: Any = MISSING
     file_name: Any = MISSING
@@ -31,7 +31,7 @@ class Image(msgspec.Struct, gc=False):
 
 
 class Category(msgspec.Struct, gc=False):
-    """A row of 'categories'; what the file does not have is ``MISSING``, nothing is checked."""
+    """An entry of 'categories'; what the file does not have is ``MISSING``, nothing is checked."""
 
     id: Any = MISSING
     name: Any = MISSING
@@ -39,7 +39,7 @@ class Category(msgspec.Struct, gc=False):
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """A row of 'annotations'; what the file does not have is ``MISSING``, nothing is checked."""
+    """An entry of 'annotations'; what the file does not have is ``MISSING``, nothing is checked."""
 
     id: Any = MISSING
     image_id: Any = MISSING
@@ -51,8 +51,8 @@ class Annotation(msgspec.Struct, gc=False):
     keypoints: Any = MISSING
 
 
-class Rows(NamedTuple):
-    """The rows of one file; ``annotations`` can be walked once, and is None where the file has no such key."""
+class Entries(NamedTuple):
+    """The entries of one file; ``annotations`` can be walked once, and is None where the file has no such key."""
 
     images: list[Image]
     categories: list[Category]
@@ -60,7 +60,7 @@ class Rows(NamedTuple):
 
 
 class RefusedError(Exception):
-    """The quick reader takes offence at the text; ``all_rows`` says what is wrong with it, if anything is."""
+    """The quick reader takes offence at the text; ``all_entries`` says what is wrong with it, if anything is."""
 
 
 class _Document(msgspec.Struct, gc=False):
@@ -69,8 +69,8 @@ class _Document(msgspec.Struct, gc=False):
     annotations: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
 
 
-def quick_rows(content: bytes) -> Rows:
-    """Return the rows of a sound file, decoding each annotation when it is asked for.
+def quick_entries(content: bytes) -> Entries:
+    """Return the entries of a sound file, decoding each annotation when it is asked for.
 
     Raises:
         RefusedError: If the text is not strict JSON (NaN, Infinity, a byte order mark, a lone surrogate, damage) or
@@ -84,8 +84,8 @@ def quick_rows(content: bytes) -> Rows:
     except (ValueError, RecursionError) as error:
         raise RefusedError from error
     if isinstance(document.annotations, msgspec.UnsetType):
-        return Rows(images, categories, None)
-    return Rows(images, categories, _decoded(document.annotations, Annotation))
+        return Entries(images, categories, None)
+    return Entries(images, categories, _decoded(document.annotations, Annotation))
 
 
 def _check_utf8(content: bytes) -> None:
@@ -106,8 +106,8 @@ def _decoded(raws: list[msgspec.Raw], kind: type) -> Iterator[Any]:
         raise RefusedError from error
 
 
-def all_rows(path: str, content: bytes, needs_annotations: bool) -> Rows:
-    """Return the rows of any JSON that Python reads.
+def all_entries(path: str, content: bytes, needs_annotations: bool) -> Entries:
+    """Return the entries of any JSON that Python reads.
 
     Args:
         path: The file, for messages.
@@ -130,10 +130,10 @@ def all_rows(path: str, content: bytes, needs_annotations: bool) -> Rows:
     if "annotations" not in document and not needs_annotations:
         keys.remove("annotations")
     lists = {key: _objects(path, document, key) for key in keys}
-    return Rows(
-        [_row(Image, given) for given in lists["images"]],
-        [_row(Category, given) for given in lists["categories"]],
-        (_row(Annotation, given) for given in lists["annotations"]) if "annotations" in lists else None,
+    return Entries(
+        [_entry(Image, given) for given in lists["images"]],
+        [_entry(Category, given) for given in lists["categories"]],
+        (_entry(Annotation, given) for given in lists["annotations"]) if "annotations" in lists else None,
     )
 
 
@@ -141,19 +141,19 @@ def _objects(path: str, document: dict[str, Any], key: str) -> list[dict[str, An
     if key not in document:
         there = ", ".join(map(repr, list(document)[:10])) or "nothing"
         raise DataError(f"{path}: key {key!r} is missing; a COCO file has it, this one has {there}")
-    rows = document[key]
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: {key!r} must be a list, not {type(rows).__name__}")
-    bad = [i for i, row in enumerate(rows) if not isinstance(row, dict)]
+    entries = document[key]
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: {key!r} must be a list, not {type(entries).__name__}")
+    bad = [i for i, entry in enumerate(entries) if not isinstance(entry, dict)]
     if bad:
         raise DataError(
-            f"{path}: {key!r} must hold objects; {len(bad)} of {len(rows)} are not, the first is number {bad[0]}: "
-            f"{short(rows[bad[0]])}"
+            f"{path}: {key!r} must hold objects; {len(bad)} of {len(entries)} are not, the first is number {bad[0]}: "
+            f"{short(entries[bad[0]])}"
         )
-    return rows
+    return entries
 
 
-def _row(kind: type[msgspec.Struct], given: dict[str, Any]) -> Any:
+def _entry(kind: type[msgspec.Struct], given: dict[str, Any]) -> Any:
     return kind(*(given.get(field, MISSING) for field in kind.__struct_fields__))
 
 
