@@ -18,7 +18,6 @@ JOINTS: dict[str, dict[str, tuple[str, ...]]] = {
         "BaseModel.load": ("model.transfer.load_joint",),
         "BaseModel.fuse": ("model.fold.fuse_joint",),
     },
-    "ultralytics.engine.model": {"Model.load": ("model.transfer.model_load_joint",)},
     "ultralytics.engine.trainer": {
         "BaseTrainer._do_train": ("run.ranks.do_train_joint", "run.guard.do_train_joint"),
         "BaseTrainer.get_dataset": ("data.builders.get_dataset_joint",),
@@ -27,6 +26,7 @@ JOINTS: dict[str, dict[str, tuple[str, ...]]] = {
         "BaseTrainer.resume_training": ("run.guard.resume_training_joint",),
         "strip_optimizer": ("run.guard.strip_optimizer_joint",),
     },
+    "ultralytics.engine.model": {"Model.load": ("model.transfer.model_load_joint",)},
     "ultralytics.data.utils": {"check_det_dataset": ("data.descriptions.check_det_dataset_joint",)},
     "ultralytics.data.build": {"build_yolo_dataset": ("data.builders.build_yolo_dataset_joint",)},
     "ultralytics.models.rtdetr.train": {"RTDETRTrainer.build_dataset": ("data.builders.build_rtdetr_dataset_joint",)},
