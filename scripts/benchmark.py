@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.benchmark import benchmark
 from yolo_attn import registry
-from yolo_attn.bench import run
 from yolo_attn.errors import YoloAttnError
 
 
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="keep the rows of a record made with the same settings")
     parser.add_argument("-o", "--out", type=Path, default=Path("results"))
     try:
-        print(run.benchmark(**vars(parser.parse_args())))
+        print(benchmark(**vars(parser.parse_args())))
     except YoloAttnError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

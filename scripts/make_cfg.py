@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolo_attn.host.models import drop_in_files
+from yolo_attn.host.model.yamls import drop_in_files
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from yolo_attn import evidence, registry
-from yolo_attn.bench import report
+from experiments import evidence, report
+from yolo_attn import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 

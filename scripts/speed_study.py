@@ -6,9 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from yolo_attn import evidence
+from experiments import evidence, speed_study
 from yolo_attn.coco.data_yaml import write_description
-from yolo_attn.host import speed_study
 
 MODELS = ["yolov8n.yaml", "yolov8n-cbam.yaml", "yolov8n-coordatt.yaml", "yolov8n-biformer.yaml"]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolo_attn import evidence
+from experiments import evidence, transfer_study
 from yolo_attn.coco.data_yaml import write_description
-from yolo_attn.host import study
 
 
 def main() -> None:
@@ -29,12 +28,12 @@ def main() -> None:
     settings = {"base": "yolov8n", "base epochs": given.base_epochs, "common": common, "recipe": recipe}
 
     def done(runs: list[dict]) -> None:
-        table = study.summarise(runs, [0, 1, given.epochs])
+        table = transfer_study.summarise(runs, [0, 1, given.epochs])
         command = f"python scripts/transfer_study.py --data {given.data.name}"
         evidence.save(evidence.record("transfer-bccd", {**settings, "runs": runs}, table, command), given.out)
 
     data = str(write_description(splits))
-    study.study(data, given.layers, given.places, given.seeds, settings, given.work.absolute(), done)
+    transfer_study.study(data, given.layers, given.places, given.seeds, settings, given.work.absolute(), done)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolo_attn import evidence
-from yolo_attn.host import study
+from experiments import evidence
+from experiments.transfer_table import transfer_row
 
 FAMILIES = "yolov8n yolo11n yolo26n yolov5n yolo12n yolov8n-seg yolov8n-pose yolov8n-obb yolov8n-cls rtdetr-l"
 
@@ -22,7 +22,7 @@ def main() -> None:
     rows = []
     for family in given.families:
         for place in given.places:
-            rows.append(study.transfer_row(family, place, given.layer))
+            rows.append(transfer_row(family, place, given.layer))
             print(rows[-1], flush=True)
     settings = {"layer": given.layer, "base": "randomised weights and statistics"}
     print(evidence.save(evidence.record("transfer", settings, rows, "python scripts/transfer_table.py"), given.out))

@@ -2,7 +2,7 @@
 
 import sys
 
-from yolo_attn.host import coco_run
+from yolo_attn.host.run.train_val import main
 
 if __name__ == "__main__":
-    sys.exit(coco_run.main("val"))
+    sys.exit(main("val"))

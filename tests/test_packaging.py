@@ -41,7 +41,7 @@ def test_install_and_uninstall_leave_no_trace(mode: str, tmp_path: Path) -> None
     )
     added = {Path(name).name for name in files(venv) - before}
     assert "yolo_attn.pth" in added and run(python, "-c", HOOKED, cwd=tmp_path).strip() == "True"
-    models = "from yolo_attn.host.models import model_names; print(len(model_names()))"
+    models = "from yolo_attn.host.model.yamls import model_names; print(len(model_names()))"
     if mode == "regular":
         assert {"yolov8-cbam-neck.yaml", "shapes.yaml", "cbam.py"} <= added
         shutil.rmtree(source)

@@ -6,11 +6,10 @@ It runs at the start of every interpreter of an environment that has it, so it i
 
 from .host import startup as _startup
 
-__version__ = "0.1.0"
-
 TYPE_CHECKING = False  # the name type checkers know; importing typing would cost more than all the rest
 if TYPE_CHECKING:
-    from .host.patch import install, installed, uninstall
+    from ._version import __version__ as __version__
+    from .host.install import install, installed, uninstall
     from .registry import create, list_layers, register, unregister
 
 __all__ = ["create", "install", "installed", "list_layers", "register", "uninstall", "unregister"]
@@ -18,17 +17,19 @@ _HOST = {"install", "installed", "uninstall"}
 
 
 def __getattr__(name):
-    if name not in __all__:
+    if name == "__version__":
+        from . import _version as room
+    elif name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _HOST:
-        from .host import patch as room
+    elif name in _HOST:
+        from .host import install as room
     else:
         from . import registry as room
     return getattr(room, name)
 
 
 def __dir__():
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])
 
 
 _startup.arm()

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, registry
+from . import registry
+from ._version import __version__
 from .errors import RowError, YoloAttnError
 from .graft import set_gate
 
@@ -58,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _operate(arguments: argparse.Namespace) -> int:
-    from .host.patch import install
+    from .host.install import install
 
     install()
-    from .host.surgery import graft_file, strip
+    from .host.model.surgery import graft_file, strip
 
     if arguments.verb == "strip":
         path = Path(arguments.checkpoint)
@@ -82,7 +83,7 @@ def _operate(arguments: argparse.Namespace) -> int:
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:
-    from . import runs
+    from .study import runs
 
     found = runs.find_runs(Path(arguments.folder), lambda line: print(f"yolo-attn: {line}", file=sys.stderr))
     forms = {"csv": runs.table_csv, "markdown": runs.markdown, "latex": runs.latex}

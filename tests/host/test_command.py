@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import yolo_attn
-from yolo_attn.host import models
+from yolo_attn.host.model import yamls
 
 TRAIN = ("data=shapes.yaml", "epochs=1", "imgsz=64", "batch=16", "fraction=0.2", "workers=0", "plots=False")
 PACKAGE = Path(yolo_attn.__file__).parent
@@ -99,7 +99,7 @@ def test_names_resolve_from_any_folder_and_the_users_file_wins(run, tmp_path: Pa
     )
     assert "s yolov8s-coordatt-neck.yaml 3" in run("python", "-c", code).stdout
     for name in ("yolov8-coordatt-neck.yaml", "yolov8s-coordatt-neck.yaml"):
-        text = models.find_model("yolov8-coordatt-neck.yaml").read_text().replace("CoordAtt", "SE")
+        text = yamls.find_model("yolov8-coordatt-neck.yaml").read_text().replace("CoordAtt", "SE")
         (tmp_path / name).write_text(text)
         assert "s yolov8s-coordatt-neck.yaml 0" in run("python", "-c", code).stdout
         (tmp_path / name).unlink()
@@ -112,7 +112,7 @@ def test_a_wrong_model_name_gets_the_nearest(run) -> None:
 
 
 def test_a_bad_row_ends_the_command_with_one_clear_error(run, tmp_path: Path) -> None:
-    text = models.find_model("yolov8-cbam.yaml").read_text().replace("CBAM, []", "CBAM, {ratio: 8}")
+    text = yamls.find_model("yolov8-cbam.yaml").read_text().replace("CBAM, []", "CBAM, {ratio: 8}")
     (tmp_path / "mine.yaml").write_text(text)
     done = run("yolo", "train", "model=mine.yaml", *TRAIN, ok=False)
     assert "mine.yaml, row 10: CBAM(reduction=16" in done.stderr
@@ -214,9 +214,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from ultralytics.nn.tasks import DetectionModel
 
-    from yolo_attn.host import study
+    from experiments.transfer_table import randomise
 
-    model = study.randomise(DetectionModel("yolov8n.yaml", nc=3, verbose=False)).half()
+    model = randomise(DetectionModel("yolov8n.yaml", nc=3, verbose=False)).half()
     model.names = {0: "circle", 1: "square", 2: "triangle"}
     path = tmp_path_factory.mktemp("base") / "base.pt"
     torch.save({"model": model, "epoch": -1, "train_args": {}}, path)
@@ -227,13 +227,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 STILL = "optimizer='SGD', lr0=0.0, lrf=0.0, warmup_epochs=0, momentum=0.9, weight_decay=0.0"
 CHECK = """
 import torch
-from yolo_attn.host import transfer
+from yolo_attn.host.model import align, ours
 trained = torch.load(WEIGHTS, weights_only=False)["model"].float()
 base = torch.load(BASE, weights_only=False)["model"].float()
-pairs = transfer.align(list(base.model), list(trained.model))
+pairs = align.align(list(base.model), list(trained.model))
 head = len(base.model) - 1  # how much of it fits another class count differs between hosts
-same = [torch.equal(v, transfer.plain_state(trained.model[j])[k]) for i, j in pairs.items() if i != head
-        for k, v in transfer.plain_state(base.model[i]).items() if k.endswith("weight")]
+same = [torch.equal(v, ours.plain_state(trained.model[j])[k]) for i, j in pairs.items() if i != head
+        for k, v in ours.plain_state(base.model[i]).items() if k.endswith("weight")]
 gates = sum(type(m).__name__ == "Gated" for m in trained.modules())
 print("SAME" if all(same) and len(same) > 50 else "CHANGED", "gates", gates)
 """

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-VERSIONS = ("8.3.100", "8.3.250", "8.4.60", "8.4.190")
+from yolo_attn.host.joints import OLDEST
+
+VERSIONS = (".".join(map(str, OLDEST)), "8.3.250", "8.4.60", "8.4.190")
 HERE = Path(__file__).parent
 
 

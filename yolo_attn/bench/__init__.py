@@ -1,1 +1,1 @@
-"""Time and memory of the layers, alone and against other implementations of them, in the same run."""
+"""What a layer costs on this machine: time, memory, and the least that both can be."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import DataError
-from .table import Id
+from .coco_json import Id
 
 _SHOWN = 5
 

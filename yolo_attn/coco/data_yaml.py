@@ -20,15 +20,15 @@ from typing import Any
 
 import yaml
 
-from ..cache import VARIABLE, cache_folder
+from ..cache import VARIABLE, cache_folder, write_text
 from ..errors import DataError, nearest
+from .coco_json import Header, Id, merge_categories
 from .keypoints import describe_keypoints
 from .label_cache import read_header
-from .table import Header, Id, merge_categories
 
 SPLITS = ("train", "val", "test")
 # Value of the key `generate` -> function that makes the data set on first use and returns its folder.
-GENERATORS = {"shapes": "yolo_attn.shapes:ensure_shapes"}
+GENERATORS = {"shapes": "yolo_attn.coco.shapes:ensure_shapes"}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any] | None:
@@ -159,9 +159,7 @@ def write_cached(text: str, kind: str, name: str = "") -> Path:
     file = cache_folder() / kind / (f"{key}/{name}" if name else f"{key}.yaml")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
+        write_text(file, text)
     except OSError as error:
         raise DataError(f"cannot write {file}: {error.strerror}; set {VARIABLE} to a folder you can write") from error
     return file

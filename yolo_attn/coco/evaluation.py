@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from .entries import Scope, found, ground_truth, make_scope
-from .table import CocoTable, Id
+from .coco_json import CocoJson, Id
+from .evaluator_input import Scope, found, ground_truth, make_scope
 
 
 class Measure(NamedTuple):
@@ -88,7 +88,7 @@ class Evaluation:
 
 
 def evaluate(
-    table: CocoTable,
+    coco: CocoJson,
     predictions: Iterable[dict[str, Any]],
     image_ids: Iterable[Id],
     category_ids: Sequence[Id] | None = None,
@@ -103,7 +103,7 @@ def evaluate(
     for results in COCO's own format, which have no boxes beside masks or keypoints.
 
     Args:
-        table: The ground truth; its crowd regions take part as COCO wants.
+        coco: The ground truth; its crowd regions take part as COCO wants.
         predictions: ``image_id, category_id, score`` with the JSON's own ids, and for ``bbox`` a ``bbox`` (x, y, w, h
             in pixels), for ``segm`` a ``segmentation`` (compressed run lengths ``{"size": [h, w], "counts": str}``),
             for ``keypoints`` a flat list ``keypoints`` of x, y in pixels and any third number.
@@ -121,16 +121,16 @@ def evaluate(
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    scope = make_scope(table, kind, image_ids, category_ids, use_categories, sizes)
+    scope = make_scope(coco, kind, image_ids, category_ids, use_categories, sizes)
     truth, said = ground_truth(scope)
     guesses = found(scope, list(predictions))
     images = [
         {"id": rank, "height": height, "width": width}
         for rank, (height, width) in zip(scope.rank.tolist(), scope.sizes.tolist(), strict=True)
     ]
-    categories = [{"id": i, "name": name} for i, (_, name) in enumerate(table.categories, start=1)]
+    categories = [{"id": i, "name": name} for i, (_, name) in enumerate(coco.categories, start=1)]
     both = (COCO({"images": images, "categories": categories, "annotations": rows}) for rows in (truth, guesses))
-    spread = _sigmas(table, sigmas) if kind == "keypoints" else None
+    spread = _sigmas(coco, sigmas) if kind == "keypoints" else None
     judge = COCOeval_faster(*both, iouType=kind, print_function=_silent, kpt_oks_sigmas=spread)
     judge.params.imgIds = sorted(scope.rank[scope.is_image].tolist())
     judge.params.catIds = (np.flatnonzero(scope.is_class) + 1).tolist() if use_categories else [1]
@@ -151,44 +151,44 @@ def evaluate(
         crowds=crowds,
         ignored=len(truth) - crowds - len(counted),
         cut=sum(count - limit for count in per_pair.values() if count > limit),
-        notes=(*notes(table, kind, sigmas), *said),
+        notes=(*notes(coco, kind, sigmas), *said),
     )
 
 
-def notes(table: CocoTable, kind: str = "bbox", sigmas: Sequence[float] | None = None) -> list[str]:
+def notes(coco: CocoJson, kind: str = "bbox", sigmas: Sequence[float] | None = None) -> list[str]:
     """Return what another evaluator would do differently with this ground truth, one sentence each.
 
     Args:
-        table: The ground truth.
+        coco: The ground truth.
         kind: ``bbox``, ``segm`` or ``keypoints``.
         sigmas: Those given to ``evaluate``.
     """
     said = []
-    ids = table.annotation_ids
+    ids = coco.annotation_ids
     repeated = len(ids) - len(set(map(repr, ids)))
     if any(type(id_) is int and id_ == 0 for id_ in ids):
         said.append("an annotation has id 0, which pycocotools takes for 'not matched'; here it counts")
     if repeated:
         said.append(f"{repeated} annotation ids are repeated or missing; pycocotools would lose boxes, here all count")
-    bare = int(np.isnan(table.areas).sum())
+    bare = int(np.isnan(coco.areas).sum())
     if bare:
         used = "the area of the mask" if kind == "segm" else "width x height of the box"
         said.append(f"{bare} annotations have no 'area'; {used} is used")
-    if kind == "keypoints" and sigmas is None and table.keypoints is not None:
-        k = table.keypoints.shape[1]
+    if kind == "keypoints" and sigmas is None and coco.keypoints is not None:
+        k = coco.keypoints.shape[1]
         if k != len(PERSON_SIGMAS):
             said.append(f"COCO has no sigmas for {k} keypoints; 1/{k} is used for each, as Ultralytics does")
     return said
 
 
-def _sigmas(table: CocoTable, given: Sequence[float] | None) -> list[float]:
-    assert table.keypoints is not None
-    k = table.keypoints.shape[1]
+def _sigmas(coco: CocoJson, given: Sequence[float] | None) -> list[float]:
+    assert coco.keypoints is not None
+    k = coco.keypoints.shape[1]
     if given is None:
         return list(PERSON_SIGMAS) if k == len(PERSON_SIGMAS) else [1 / k] * k
     sigmas = [float(sigma) for sigma in given]
     if len(sigmas) != k or not all(sigma > 0 and math.isfinite(sigma) for sigma in sigmas):
-        raise DataError(f"sigmas={sigmas}: must be {k} positive numbers, one for each keypoint of {table.path}")
+        raise DataError(f"sigmas={sigmas}: must be {k} positive numbers, one for each keypoint of {coco.path}")
     return sigmas
 
 
@@ -209,7 +209,7 @@ def _per_class(
     measures = [measure for measure in MEASURES[scope.kind] if measure.name in PER_CLASS]
     rows = []
     for k, i in enumerate(np.flatnonzero(scope.is_class).tolist()):
-        id_, name = scope.table.categories[i]
+        id_, name = scope.coco.categories[i]
         row = {"id": id_, "name": name, "images": images[i + 1], "instances": instances[i + 1]}
         alone = precision[:, :, k : k + 1], recall[:, k : k + 1]
         rows.append(row | {measure.name: _mean(measure, *alone) for measure in measures})

@@ -15,13 +15,13 @@ import numpy as np
 
 from ..errors import DataError
 from . import label_cache
+from .coco_json import CocoJson, Id, forget, read_coco_json
 from .images import Images, locate, probe
+from .json_entries import short
 from .labels import TASKS, make_labels
-from .rows import short
-from .table import CocoTable, Id, forget, read_table
 
 _SHOWN = 5
-_LARGE = 100_000  # annotations of a table that is not held in memory once there is an index
+_LARGE = 100_000  # annotations of a file that is not held in memory once there is an index
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class CocoIndex:
 
     def labels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Return fresh arrays of image i: classes ``(n, 1)`` and boxes ``(n, 4)``, both float32."""
-        rows = slice(self.starts[i], self.starts[i + 1])
-        return self.cls[rows, None].astype(np.float32), self.bboxes[rows].copy()
+        own = slice(self.starts[i], self.starts[i + 1])
+        return self.cls[own, None].astype(np.float32), self.bboxes[own].copy()
 
     def segments(self, i: int) -> list[np.ndarray]:
         """Return a fresh outline ``(p, 2)`` of each object of image i, float32, in the order of ``labels``."""
@@ -159,42 +159,42 @@ def load_index(
             paths, states = locate(values["names"], roots)
             if paths == known.paths and np.array_equal(states, known.states):
                 return _index(str(Path(json_path).absolute()), values, arrays)
-    table = read_table(json_path, require_annotations=False)
-    values, arrays = _entry(table, roots, classes, task, probe(*locate(table.file_names, roots), known))
+    coco = read_coco_json(json_path, require_annotations=False)
+    values, arrays = _made(coco, roots, classes, task, probe(*locate(coco.file_names, roots), known))
     if cache:
-        label_cache.save(label_cache.make_key(task, table.fingerprint, roots, classes), values, arrays)
-    if len(table.boxes) > _LARGE:
+        label_cache.save(label_cache.make_key(task, coco.fingerprint, roots, classes), values, arrays)
+    if len(coco.boxes) > _LARGE:
         forget(json_path)
-    return _index(table.path, values, arrays)
+    return _index(coco.path, values, arrays)
 
 
-def _entry(
-    table: CocoTable, roots: list[str], classes: list[list[Any]] | None, task: str, images: Images
+def _made(
+    coco: CocoJson, roots: list[str], classes: list[list[Any]] | None, task: str, images: Images
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return what an index is made of, as plain values and arrays that can be written to a file."""
     is_missing = np.array([not path for path in images.paths])
     is_usable = images.sizes.min(1) > 0
-    missing = [table.file_names[i] for i in np.flatnonzero(is_missing)]
+    missing = [coco.file_names[i] for i in np.flatnonzero(is_missing)]
     unreadable = [images.paths[i] for i in np.flatnonzero(~is_missing & ~is_usable)]
     cut = [images.paths[i] for i in np.flatnonzero(is_usable & images.is_cut)]
     if not is_usable.any():
         where = ", ".join(roots) or "no folder (none of the usual ones exists)"
         raise DataError(
-            f"{table.path}: none of the {len(table.file_names)} 'images' can be used ({len(missing)} missing, "
-            f"{len(unreadable)} unreadable); looked for {short(table.file_names[0])} in {where}. Name their folder "
+            f"{coco.path}: none of the {len(coco.file_names)} 'images' can be used ({len(missing)} missing, "
+            f"{len(unreadable)} unreadable); looked for {short(coco.file_names[0])} in {where}. Name their folder "
             "with 'images:' in the data YAML"
         )
     _, position, first = _files(images)
-    stated = table.image_sizes
+    stated = coco.image_sizes
     differs = is_usable & (stated.min(1) > 0) & (stated != images.sizes).any(1)
 
-    classes = classes if classes is not None else [list(category) for category in table.categories]
+    classes = classes if classes is not None else [list(category) for category in coco.categories]
     class_of = {id_: i for i, (id_, _) in enumerate(classes)}
-    of_category = np.array([class_of[id_] for id_, _ in table.categories], dtype=np.int64)
-    labels = make_labels(table, task, position, of_category[table.category_of], images.sizes[first][:, ::-1])
+    of_category = np.array([class_of[id_] for id_, _ in coco.categories], dtype=np.int64)
+    labels = make_labels(coco, task, position, of_category[coco.category_of], images.sizes[first][:, ::-1])
     starts = np.searchsorted(labels.image, np.arange(len(first) + 1))
     counts = {
-        **table.counts,
+        **coco.counts,
         **labels.counts,
         "images": len(first),
         "negatives": int((np.diff(starts) == 0).sum()),
@@ -203,14 +203,14 @@ def _entry(
         "unreadable_images": len(unreadable),
         "cut_images": len(cut),
         "size_differs": int(differs.sum()),
-        "duplicate_images": table.counts["duplicate_images"] + int(is_usable.sum()) - len(first),
+        "duplicate_images": coco.counts["duplicate_images"] + int(is_usable.sum()) - len(first),
     }
     named = {"missing_images": missing, "unreadable_images": unreadable, "cut_images": cut}
     values = {
         "task": task,
         "classes": classes,
-        "names": table.file_names,
-        "image_ids": table.image_ids,
+        "names": coco.file_names,
+        "image_ids": coco.image_ids,
         "paths": images.paths,
         "counts": counts,
         "named": {key: [_printable(name) for name in names[:_SHOWN]] for key, names in named.items()},

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError
-from .table import Header
+from .coco_json import Header
 
 _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
-from ..cache import cache_folder
+from .._version import __version__
+from ..cache import cache_folder, replacing
 from ..errors import DataError
-from .table import Header, file_state, header, read_table
+from .coco_json import Header, file_state, header, read_coco_json
 
 _FORMAT = 1
 _DIGEST = 32  # bytes of a SHA-256
@@ -55,7 +54,7 @@ def read_header(path: str | Path, require_annotations: bool = True) -> Header:
     """Return the header of a COCO JSON; a file whose content has passed all checks before is only hashed.
 
     Raises:
-        DataError: As ``read_table``.
+        DataError: As ``read_coco_json``.
     """
     key = make_key("header", fingerprint(path))
     entry = load(key)
@@ -71,7 +70,7 @@ def read_header(path: str | Path, require_annotations: bool = True) -> Header:
             keypoint_names=tuple(found["keypoint_names"]),
             pose_problem=found["pose_problem"].replace(found["path"], here, 1),
         )
-    made = header(read_table(path, require_annotations))
+    made = header(read_coco_json(path, require_annotations))
     save(make_key("header", made.fingerprint), asdict(made), {})
     return made
 
@@ -105,15 +104,10 @@ def load(key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
 def save(key: str, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write an entry, if the cache folder can be written."""
     file = _file(key)
-    draft = file.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("xb") as output:
-                output.writelines(_blocks(values, arrays))
-            draft.replace(file)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replacing(file) as draft, draft.open("xb") as output:
+            output.writelines(_blocks(values, arrays))
         _prune(file.parent)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import DataError
+from .coco_json import CocoJson
 from .masks import Masks, joined, outlines
-from .table import CocoTable
 
 TASKS = ("detect", "segment", "pose")
 # An edge that moves by less than this is rounding of the writer, not an object outside the image.
@@ -53,28 +53,28 @@ class Labels:
         self.keypoints = self.keypoints[is_kept]
 
 
-def make_labels(table: CocoTable, task: str, position: np.ndarray, cls: np.ndarray, hw: np.ndarray) -> Labels:
+def make_labels(coco: CocoJson, task: str, position: np.ndarray, cls: np.ndarray, hw: np.ndarray) -> Labels:
     """Return the labels of a task.
 
     Args:
-        table: The annotations.
+        coco: The annotations.
         task: One of ``TASKS``.
-        position: ``(images of the table,)`` position of each image, -1 where it cannot be used.
+        position: ``(images of the file,)`` position of each image, -1 where it cannot be used.
         cls: ``(m,)`` class of each annotation.
         hw: ``(positions, 2)`` height and width of each image in pixels.
 
     Raises:
         DataError: If the task needs masks or keypoints that the file does not have or that cannot be used.
     """
-    image = position[table.image_of]
-    is_lost = (image < 0) & ~table.crowd
-    counts = {"crowd": int(table.crowd.sum()), "lost_boxes": int(is_lost.sum())}
-    wanted = np.flatnonzero(~is_lost & ~table.crowd)
+    image = position[coco.image_of]
+    is_lost = (image < 0) & ~coco.crowd
+    counts = {"crowd": int(coco.crowd.sum()), "lost_boxes": int(is_lost.sum())}
+    wanted = np.flatnonzero(~is_lost & ~coco.crowd)
     wanted = wanted[np.argsort(image[wanted], kind="stable")]
     image = image[wanted]
 
     wh = hw[:, ::-1].astype(np.float64)
-    boxes, limit = table.boxes[wanted], np.tile(wh[image], 2)
+    boxes, limit = coco.boxes[wanted], np.tile(wh[image], 2)
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     clipped = np.clip(corners, 0, limit)
     xywh = _centred(clipped / limit)
@@ -82,15 +82,15 @@ def make_labels(table: CocoTable, task: str, position: np.ndarray, cls: np.ndarr
     is_moved = (np.abs(clipped - corners) > _ROUNDING_PX).any(1)[is_solid]
     counts["degenerate"] = int((~is_solid).sum())
 
-    rows, image, clipped = wanted[is_solid], image[is_solid], clipped[is_solid]
-    n = len(rows)
+    kept, image, clipped = wanted[is_solid], image[is_solid], clipped[is_solid]
+    n = len(kept)
     nothing = np.zeros((0, 2), np.float32), np.zeros(n + 1, np.int64), np.zeros((n, 0, 3), np.float32)
-    labels = Labels(image, cls[rows], xywh[is_solid], *nothing, counts)
+    labels = Labels(image, cls[kept], xywh[is_solid], *nothing, counts)
     if task == "segment":
-        is_moved |= _add_outlines(labels, table, rows, clipped, wh)
+        is_moved |= _add_outlines(labels, coco, kept, clipped, wh)
     counts["clipped"] = int(is_moved.sum())
     if task == "pose":
-        _add_keypoints(labels, table, rows, wh)
+        _add_keypoints(labels, coco, kept, wh)
     before = len(labels.cls)
     labels.keep(~_repeats(labels))
     counts["duplicate_boxes"] = before - len(labels.cls)
@@ -103,29 +103,29 @@ def _centred(corners: np.ndarray) -> np.ndarray:
     )
 
 
-def _add_outlines(labels: Labels, table: CocoTable, rows: np.ndarray, boxes: np.ndarray, wh: np.ndarray) -> np.ndarray:
+def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.ndarray, wh: np.ndarray) -> np.ndarray:
     """Give each object one outline and the box around it; return which outlines were clipped to their image.
 
     An object without a mask that can be used gets its box as outline.
     """
-    masks = table.masks
-    if masks is None and len(rows):
+    masks = coco.masks
+    if masks is None and len(kept):
         raise DataError(
-            f"{table.path}: no annotation has a 'segmentation' that can be used; a segment model needs masks, a detect "
+            f"{coco.path}: no annotation has a 'segmentation' that can be used; a segment model needs masks, a detect "
             "model is content with boxes"
         )
     x1, y1, x2, y2 = boxes.T
     rectangles = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
-    is_moved = np.zeros(len(rows), dtype=bool)
+    is_moved = np.zeros(len(kept), dtype=bool)
     counts = {"boxes_as_segments": 0, "holes_filled": 0, "boxes_redrawn": 0}
     points, lengths, found = [labels.points], [np.zeros(1, np.int64)], [np.zeros((0, 4), np.float32)]
-    for start in range(0, len(rows), _CHUNK):
+    for start in range(0, len(kept), _CHUNK):
         chunk = slice(start, start + _CHUNK)
         limits = wh[labels.image[chunk]]
         assert masks is not None
         pieces = list(rectangles[chunk])
         is_box = np.ones(len(pieces), dtype=bool)
-        for i, (row, limit) in enumerate(zip(rows[chunk].tolist(), limits, strict=True)):
+        for i, (row, limit) in enumerate(zip(kept[chunk].tolist(), limits, strict=True)):
             outline, has_hole = _outline(masks, row, limit)
             if outline is not None:
                 pieces[i], is_box[i] = outline, False
@@ -174,14 +174,14 @@ def _normalised(pieces: list[np.ndarray], limits: np.ndarray) -> tuple[np.ndarra
     return xy, corners, is_moved
 
 
-def _add_keypoints(labels: Labels, table: CocoTable, rows: np.ndarray, wh: np.ndarray) -> None:
+def _add_keypoints(labels: Labels, coco: CocoJson, kept: np.ndarray, wh: np.ndarray) -> None:
     """Give each object its keypoints, and leave out objects that have none labelled."""
-    if not len(rows):
-        labels.keypoints = np.zeros((0, 0 if table.keypoints is None else table.keypoints.shape[1], 3), np.float32)
+    if not len(kept):
+        labels.keypoints = np.zeros((0, 0 if coco.keypoints is None else coco.keypoints.shape[1], 3), np.float32)
         return
-    if table.pose_problem or table.keypoints is None:
-        raise DataError(table.pose_problem)
-    keypoints = table.keypoints[rows]
+    if coco.pose_problem or coco.keypoints is None:
+        raise DataError(coco.pose_problem)
+    keypoints = coco.keypoints[kept]
     limit = wh[labels.image][:, None]
     xy, visibility = keypoints[..., :2], keypoints[..., 2]
     is_outside = ((xy < -_BORDER_PX) | (xy > limit + _BORDER_PX)).any(-1) & (visibility != 0)
@@ -197,15 +197,15 @@ def _add_keypoints(labels: Labels, table: CocoTable, rows: np.ndarray, wh: np.nd
 
 def _repeats(labels: Labels) -> np.ndarray:
     """Return which objects repeat an earlier one in every respect."""
-    rows = np.column_stack([labels.image, labels.cls, labels.boxes])
-    order = np.lexsort(rows.T[::-1])
-    is_same = (rows[order[1:]] == rows[order[:-1]]).all(1)
-    is_repeat = np.zeros(len(rows), dtype=bool)
+    objects = np.column_stack([labels.image, labels.cls, labels.boxes])
+    order = np.lexsort(objects.T[::-1])
+    is_same = (objects[order[1:]] == objects[order[:-1]]).all(1)
+    is_repeat = np.zeros(len(objects), dtype=bool)
     if not len(labels.points) and not labels.keypoints.shape[1]:
         is_repeat[order[1:][is_same]] = True
         return is_repeat
-    group = np.concatenate([[0], np.cumsum(~is_same)])[: len(rows)]
-    in_group = np.append(is_same, False)[: len(rows)] | np.append(False, is_same)[: len(rows)]
+    group = np.concatenate([[0], np.cumsum(~is_same)])[: len(objects)]
+    in_group = np.append(is_same, False)[: len(objects)] | np.append(False, is_same)[: len(objects)]
     seen: set[tuple[int, bytes]] = set()
     for i, number in zip(order[in_group].tolist(), group[in_group].tolist(), strict=True):
         outline = labels.points[labels.point_starts[i] : labels.point_starts[i + 1]]

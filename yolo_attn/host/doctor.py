@@ -9,13 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import __version__, registry
+from .. import registry
+from .._version import __version__
 from ..errors import HostError
+from .joints import JOINTS, SUPPORTED, is_supported
 
 _PROBE = (
     "import sys, ultralytics.nn.tasks as t\n"
-    "m = sys.modules.get('yolo_attn.host.patch')\n"
-    "print('armed' if m and m.added_names() else 'off')"
+    "m = sys.modules.get('yolo_attn.host.names')\n"
+    "print('armed' if m and m.added() else 'off')"
 )
 
 
@@ -41,14 +43,14 @@ def examine(say: Callable[[str], object]) -> int:
     try:
         import ultralytics
 
-        from . import patch
+        from . import install, names
 
         say(f"ultralytics  {ultralytics.__version__}  {Path(ultralytics.__file__).parent}")
-        if not _is_supported(ultralytics.__version__):
-            wrong.append(f"Ultralytics {ultralytics.__version__} is outside {patch.SUPPORTED}, the versions we test")
-        patch.install()
-        say(f"patched      {', '.join(f'{m}.{f}' for m, fs in patch.JOINTS.items() for f in fs)}")
-        say(f"layers       {', '.join(patch.added_names())}")
+        if not is_supported(ultralytics.__version__):
+            wrong.append(f"Ultralytics {ultralytics.__version__} is outside {SUPPORTED}, the versions we test")
+        install.install()
+        say(f"patched      {', '.join(f'{m}.{f}' for m, fs in JOINTS.items() for f in fs)}")
+        say(f"layers       {', '.join(names.added())}")
     except HostError as error:
         wrong.append(str(error))
     except Exception as error:  # as above: whatever the host raises is the finding
@@ -61,11 +63,6 @@ def examine(say: Callable[[str], object]) -> int:
     if not wrong:
         say("All is well.")
     return 1 if wrong else 0
-
-
-def _is_supported(version: str) -> bool:
-    numbers = tuple(int(n) for n in version.split("+")[0].split(".")[:3] if n.isdigit())
-    return (8, 3, 100) <= numbers < (9,)
 
 
 def _start_up_hook() -> tuple[str, str]:

@@ -1,0 +1,148 @@
+"""Results on disk: every number that README or CHANGELOG states comes from a record written here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from yolo_attn._version import __version__
+from yolo_attn.cache import write_text
+from yolo_attn.errors import DataError
+
+FIELDS = {"task": str, "command": str, "made": str, "machine": dict, "versions": dict, "settings": dict, "rows": list}
+
+
+def record(task: str, settings: Mapping[str, Any], rows: list[dict[str, Any]], command: str) -> dict[str, Any]:
+    """Return a record with the machine and the versions it was made with.
+
+    Args:
+        task: Short name, part of the file's name.
+        settings: What was chosen.
+        rows: What was measured, one mapping each.
+        command: The command that makes the record again, free of paths of this machine.
+    """
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    packages = ("torch", "ultralytics", "numpy", "faster-coco-eval")
+    return {
+        "task": task,
+        "command": command,
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {
+            "device": gpu or "cpu", "processor": _processor(), "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(), "system": platform.system(),
+        },
+        "versions": {
+            "yolo-attn": __version__, "python": sys.version.split()[0],
+            **{name: _version(name) for name in packages},
+        },
+        "settings": dict(settings),
+        "rows": rows,
+    }  # fmt: skip
+
+
+def save(content: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write ``<version>--<device>--<task>.json`` and return its path.
+
+    Raises:
+        DataError: If the record lacks a field.
+    """
+    check(content)
+    device = content["machine"]["device"].lower().replace(" ", "-")
+    path = Path(folder) / f"{content['versions']['yolo-attn']}--{device}--{content['task']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def check(content: Mapping[str, Any]) -> None:
+    """Raise ``DataError`` if a record lacks a field or has one of a wrong type."""
+    for name, kind in FIELDS.items():
+        if not isinstance(content.get(name), kind):
+            raise DataError(f"record field {name!r} is {content.get(name)!r}; it must be a {kind.__name__}")
+    if not content["rows"] or not all(isinstance(row, Mapping) for row in content["rows"]):
+        raise DataError("record field 'rows' must hold at least one mapping")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def load(folder: str | Path, task: str) -> dict[str, Any] | None:
+    """Return the newest record of a task, or None if there is none.
+
+    Raises:
+        DataError: If the record lacks a field.
+    """
+    found = []
+    for path in Path(folder).glob(f"*--{task}.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        check(content)
+        found.append(content)
+    return max(found, key=lambda content: content["made"], default=None)
+
+
+def transfer_table(content: Mapping[str, Any]) -> str:
+    """Return the record of ``scripts/transfer_table.py`` as Markdown: one row a model, its places side by side."""
+    rows, places = content["rows"], list(dict.fromkeys(row["place"] for row in content["rows"]))
+    lines = [
+        "| model | tensors of the base | "
+        + " | ".join(f"Ultralytics, {p}" for p in places)
+        + " | yolo-attn | difference |",
+        "|---" * (4 + len(places)) + "|",
+    ]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = {row["place"]: row for row in rows if row["model"] == model}
+        tensors = next(iter(mine.values()))["tensors"]
+        ours = {row["ours"] for row in mine.values()}
+        stock = " | ".join(str(mine[place]["stock"]) for place in places)
+        kept = ", ".join(map(str, sorted(ours)))
+        lines.append(f"| {model} | {tensors} | {stock} | {kept} | {max(r['difference'] for r in mine.values()):g} |")
+    return "\n".join(lines)
+
+
+def study_table(content: Mapping[str, Any]) -> str:
+    """Return the record of ``scripts/transfer_study.py`` as Markdown: mean mAP50-95 and its spread over the seeds."""
+    rows = content["rows"]
+    epochs = [int(key.split()[1]) for key in rows[0] if key.startswith("epoch ")]
+    names = {0: "before training", 1: "after 1 epoch"}
+    lines = [
+        "| layer | place | start | " + " | ".join(names.get(e, f"after {e} epochs") for e in epochs) + " |",
+        "|---" * (3 + len(epochs)) + "|",
+    ]
+    starts = {"base": "no layer", "stock": "Ultralytics' transfer", "paper": "all tensors, paper's start"}
+    for row in rows:
+        values = " | ".join(f"{row[f'epoch {e}']:.3f} ± {row[f'spread {e}'] / 2:.3f}" for e in epochs)
+        start = starts.get(row["start"], "all tensors, identity start")
+        lines.append(f"| {row['layer']} | {row['place'] or '-'} | {start} | {values} |")
+    return "\n".join(lines)
+
+
+def speed_table(content: Mapping[str, Any]) -> str:
+    """Return a record of ``scripts/speed_study.py`` as Markdown: speed, memory and ratio to stock of each model."""
+    lines = ["| model | side | images/s | peak GB | speed over stock | rounds |", "|---" * 6 + "|"]
+    for row in content["rows"]:
+        low, high = row["ratio range"]
+        ratio = "1" if low == high == 1 else f"{row['ratio']:.3f} ({low:.3f}-{high:.3f})"
+        cells = [row["model"], row["side"], f"{row['images/s']:.2f}", f"{row['memory']:.2f}", ratio, str(row["rounds"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""Keypoints of COCO files as labels of a pose run: normalised, counted where they cannot be used, never mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from yolo_attn.coco.coco_json import read_coco_json
+from yolo_attn.coco.index import CocoIndex, load_index
+from yolo_attn.errors import DataError
+
+NAMES = ["left", "right"]
+BOX = (0, 0, 20, 10)
+
+
+def _write(write_coco, keypoints: list[Any], names: list[str] | None = None, **more: Any) -> Path:
+    category = {"id": 1, "name": "a", **({"keypoints": names} if names else {})}
+    # Boxes differ, so that no object is a repeat of another.
+    rows = [(1, 1, (i / 10, 0, 20, 10), {} if k is None else {"keypoints": k}) for i, k in enumerate(keypoints)]
+    return write_coco([(1, "a.png")], rows, [category], **more)
+
+
+def _pose(path: Path) -> CocoIndex:
+    return load_index(path, [path.parent.parent], task="pose")
+
+
+def test_keypoints_are_normalised_and_visibility_is_kept(write_coco, write_image) -> None:
+    write_image("a.png")
+    path = _write(write_coco, [[10, 5, 2, 20, 10, 1], [40, 20, 2, 0, 0, 0]], NAMES)
+    index = _pose(path)
+    assert index.kpt_shape == (2, 3)
+    assert index.keypoints(0).tolist() == [[[0.25, 0.25, 2], [0.5, 0.5, 1]], [[1, 1, 2], [0, 0, 0]]]
+    assert index.keypoints(0).dtype == np.float32
+    np.testing.assert_allclose(index.labels(0)[1][0], [0.25, 0.25, 0.5, 0.5])
+    index.keypoints(0)[:] = 7
+    assert index.keypoints(0).max() == 2
+    table = read_coco_json(path)
+    assert table.keypoints.tolist() == [[[10, 5, 2], [20, 10, 1]], [[40, 20, 2], [0, 0, 0]]]
+    assert table.keypoints.dtype == np.float64
+    assert table.keypoint_names == ("left", "right")
+
+
+def test_the_number_of_keypoints_is_read_without_names(write_coco, write_image) -> None:
+    write_image("a.png")
+    path = _write(write_coco, [None, [1, 1, 2] * 5])
+    assert read_coco_json(path).keypoints.shape == (2, 5, 3)
+    assert read_coco_json(path).keypoint_names == ()
+    assert _pose(path).kpt_shape == (5, 3)
+
+
+def test_objects_without_labelled_keypoints_are_left_out_and_counted(write_coco, write_image) -> None:
+    write_image("a.png")
+    path = _write(write_coco, [[1, 1, 2, 2, 2, 1], None, [], [0] * 6, [3, 3, 0, 4, 4, 0], [1, 1, 0, 2, 2, 1]], NAMES)
+    index = _pose(path)
+    assert (index.counts["boxes"], index.counts["without_keypoints"]) == (2, 4)
+    assert len(index.labels(0)[0]) == len(index.keypoints(0)) == 2
+    assert "4 objects without labelled keypoints dropped" in index.summary()
+    assert load_index(path, [path.parent.parent]).counts["boxes"] == 6
+
+
+def test_keypoints_outside_the_image_are_not_labelled(write_coco, write_image) -> None:
+    write_image("a.png")
+    given = [[-3, 5, 2, 10, 10, 2], [40.5, 20.5, 2, 10, 10, -1], [99, 99, 2, 0, -50, 1], [1, 1, 2, 90, 90, 0]]
+    index = _pose(_write(write_coco, given, NAMES))
+    wanted = [[[0, 0, 0], [0.25, 0.5, 2]], [[1, 1, 2], [0, 0, 0]], [[0.025, 0.05, 2], [1, 1, 0]]]
+    np.testing.assert_allclose(index.keypoints(0), wanted, rtol=1e-6)
+    assert index.counts["bad_keypoints"] == 4
+    assert index.counts["without_keypoints"] == 1
+
+
+def test_objects_that_differ_in_keypoints_only_are_no_repeats(write_coco, write_image) -> None:
+    write_image("a.png")
+    one, other = {"keypoints": [1, 1, 2]}, {"keypoints": [2, 1, 2]}
+    path = write_coco([(1, "a.png")], [(1, 1, BOX, one), (1, 1, BOX, other), (1, 1, BOX, one)])
+    assert _pose(path).counts["duplicate_boxes"] == 1
+    np.testing.assert_allclose(_pose(path).keypoints(0)[:, 0, 0] * 40, [1, 2], rtol=1e-6)
+    assert load_index(path, [path.parent.parent]).counts["duplicate_boxes"] == 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [[1, 2], [1, 2, 2, 3], [1, 1, 2] * 3, "x", 5, [1, 1, "2", 2, 2, 2], [1, 1, float("nan"), 1, 1, 1], [1e13] * 6],
+)
+def test_keypoints_of_another_kind_stop_a_pose_run_only(bad, write_coco, write_image) -> None:
+    write_image("a.png")
+    path = _write(write_coco, [[1, 1, 2, 2, 2, 2], bad], NAMES)
+    with pytest.raises(
+        DataError, match=r"train.json: 'annotations': 'keypoints' must be 6 finite .*; 1 of 2 .* number 1"
+    ):
+        _pose(path)
+    assert load_index(path, [path.parent.parent]).counts["boxes"] == 2
+
+
+def test_categories_of_several_kinds_stop_a_pose_run_only(write_coco, write_image) -> None:
+    write_image("a.png")
+    categories = [{"id": 1, "name": "a", "keypoints": ["x"]}, {"id": 2, "name": "b", "keypoints": ["x", "y"]}]
+    path = write_coco([(1, "a.png")], [(1, 1, BOX, {"keypoints": [1, 1, 2]})], categories)
+    with pytest.raises(DataError, match="same number of 'keypoints' to train a pose model; one has 1, another 2"):
+        _pose(path)
+    assert load_index(path, [path.parent.parent]).counts["boxes"] == 1
+
+
+def test_a_file_without_keypoints_trains_no_pose_model(write_coco, write_image) -> None:
+    write_image("a.png")
+    path = _write(write_coco, [None])
+    assert read_coco_json(path).keypoints is None
+    with pytest.raises(DataError, match=r"train.json: has no 'keypoints'"):
+        _pose(path)
+
+
+def test_keypoints_of_a_turned_image_are_those_of_the_decoded_frame(write_coco, write_image) -> None:
+    write_image("a.jpg", (40, 20), 6)
+    path = write_coco([(1, "a.jpg", (20, 40))], [(1, 1, (0, 0, 10, 20), {"keypoints": [5, 30, 2]})])
+    assert _pose(path).keypoints(0).tolist() == [[[0.25, 0.75, 2]]]
+
+
+def test_an_unknown_task_is_an_error(write_coco) -> None:
+    path = write_coco([(1, "a.png")])
+    with pytest.raises(DataError, match=r"train.json: task 'obb' .*; known: detect, segment, pose"):
+        load_index(path, [path.parent], task="obb")

@@ -1,0 +1,138 @@
+"""The annotations of a COCO JSON as columns, taken one at a time; what cannot be used is left out and counted."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .entry_checks import Flaw, Id, is_box, is_id, is_number, is_switch
+from .json_entries import MISSING, Annotation, Category, short
+from .masks import MasksBuilder
+
+_MOST_KEYPOINTS = 300
+
+
+class AnnotationColumns:
+    """Takes one annotation after the other into columns, and keeps account of what is wrong."""
+
+    def __init__(self, image_index: dict[Id, int], category_index: dict[Id, int], keypoints: Keypoints):
+        self.image_index, self.category_index, self.keypoints = image_index, category_index, keypoints
+        self.total = self.unknown_image = self.unknown_category = 0
+        self.first_lost: tuple[Id, Id] | None = None
+        self.flaws = [
+            Flaw("image_id", "an integer or a string"),
+            Flaw("category_id", "an integer or a string"),
+            Flaw("bbox", "four finite numbers [x, y, width, height]"),
+            Flaw("iscrowd", "0 or 1"),
+        ]
+        self.image_of, self.category_of = array("q"), array("q")
+        self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
+        self.ids: list[Any] = []
+        self.masks = MasksBuilder()
+
+    def add(self, entry: Annotation) -> None:
+        """Take the next entry."""
+        self.total += 1
+        image_id, category_id = entry.image_id, entry.category_id
+        is_good = (is_id(image_id), is_id(category_id), is_box(entry.bbox), is_switch(entry.iscrowd))
+        if not all(is_good):
+            for flaw, good in zip(self.flaws, is_good, strict=True):
+                if not good:
+                    flaw.add(self.total - 1, entry)
+            return
+        image, category = self.image_index.get(image_id), self.category_index.get(category_id)
+        if image is None or category is None:
+            self.unknown_image += image is None
+            self.unknown_category += image is not None
+            self.first_lost = self.first_lost or (image_id, category_id)
+            return
+        self.image_of.append(image)
+        self.category_of.append(category)
+        self.boxes.extend(entry.bbox)
+        self.areas.append(entry.area if is_number(entry.area) else np.nan)
+        self.crowd.append(entry.iscrowd == 1)
+        self.ids.append(None if entry.id is MISSING else entry.id)
+        self.masks.add(None if entry.segmentation is MISSING else entry.segmentation)
+        self.keypoints.add(self.total - 1, len(self.ids) - 1, entry)
+
+    def build(self, path: str, counts: dict[str, int]) -> dict[str, Any]:
+        """Return the columns, and write down what was left out.
+
+        Raises:
+            DataError: If annotations cannot be used, or none belongs to an image and a category.
+        """
+        for flaw in self.flaws:
+            if flaw.count:
+                raise DataError(flaw.message(path, "annotations", self.total))
+        counts["unknown_image"], counts["unknown_category"] = self.unknown_image, self.unknown_category
+        if self.first_lost and not self.image_of:
+            raise DataError(
+                f"{path}: all {self.total} 'annotations' point nowhere: {self.unknown_image} to unknown images, "
+                f"{self.unknown_category} to unknown categories. The first has image_id {short(self.first_lost[0])} "
+                f"and category_id {short(self.first_lost[1])}; 'images' has ids like "
+                f"{short(next(iter(self.image_index)))}, 'categories' like {short(next(iter(self.category_index)))}"
+            )
+        counts["bad_masks"], counts["bad_polygons"] = self.masks.unusable, self.masks.unusable_parts
+        return {
+            "image_of": np.frombuffer(self.image_of, dtype=np.int64),
+            "category_of": np.frombuffer(self.category_of, dtype=np.int64),
+            "boxes": np.frombuffer(self.boxes, dtype=np.float64).reshape(-1, 4),
+            "areas": np.frombuffer(self.areas, dtype=np.float64),
+            "crowd": np.frombuffer(self.crowd, dtype=bool),
+            "annotation_ids": tuple(self.ids),
+            "masks": self.masks.build(),
+            "keypoints": self.keypoints.build(len(self.ids)),
+            "keypoint_names": self.keypoints.names,
+            "pose_problem": self.keypoints.problem(path, self.total),
+        }
+
+
+class Keypoints:
+    """Takes the keypoints of one annotation after the other; how many there are is said by the first that has some."""
+
+    def __init__(self, categories: Sequence[Category]):
+        lists = [c.keypoints for c in categories if isinstance(c.keypoints, list) and c.keypoints]
+        self.names = tuple(map(str, lists[0])) if lists else ()
+        self.count = len(self.names)
+        self.other_count = next((len(names) for names in lists if len(names) != self.count), 0)
+        self.flaw = Flaw("keypoints", "")
+        self.owners, self.numbers = array("q"), array("d")
+
+    def add(self, number: int, column: int, entry: Annotation) -> None:
+        """Take the keypoints of entry ``number``, which is annotation ``column`` of those kept."""
+        given = entry.keypoints
+        if given is MISSING or given is None or given == []:
+            return
+        is_list = isinstance(given, list) and not len(given) % 3 and len(given) <= 3 * _MOST_KEYPOINTS
+        if is_list and all(map(is_number, given)) and len(given) == 3 * (self.count or len(given) // 3):
+            self.count = len(given) // 3
+            self.owners.append(column)
+            self.numbers.extend(given)
+        else:
+            self.flaw.add(number, entry)
+
+    def build(self, annotations: int) -> np.ndarray | None:
+        """Return ``(annotations, k, 3)``, or None if there are no keypoints."""
+        if not self.count or self.count > _MOST_KEYPOINTS:
+            return None
+        keypoints = np.zeros((annotations, self.count, 3))
+        keypoints[np.frombuffer(self.owners, dtype=np.int64)] = np.frombuffer(self.numbers).reshape(-1, self.count, 3)
+        return keypoints
+
+    def problem(self, path: str, total: int) -> str:
+        """Return why no pose model can be trained on these keypoints, or ""."""
+        if self.other_count:
+            return (
+                f"{path}: 'categories': all must have the same number of 'keypoints' to train a pose model; one has "
+                f"{self.count}, another {self.other_count}"
+            )
+        if self.flaw.count:
+            self.flaw.wanted = f"{3 * self.count} finite numbers [x, y, visibility, ...] as in the others"
+            return self.flaw.message(path, "annotations", total)
+        if not self.count or self.count > _MOST_KEYPOINTS:
+            return f"{path}: has no 'keypoints' (at most {_MOST_KEYPOINTS}) in its 'categories' or 'annotations'"
+        return ""

@@ -1,0 +1,1 @@
+"""COCO-format data in the host: data YAMLs, datasets and validators."""

@@ -1,0 +1,98 @@
+"""What is ours in a built model: attention layers, gated or stacked or not, and where their rows place them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ... import registry
+from ...errors import YoloAttnError
+from ...graft import find_rows, remove
+from ...layers.gated import Gated
+
+
+def is_attention(layer: nn.Module) -> bool:
+    """Return whether a layer of a model is one of ours, gated or stacked or not."""
+    inner = repeats(layer)[0]
+    return isinstance(inner, Gated) or type(inner) in _classes()
+
+
+def repeats(layer: nn.Module) -> list[nn.Module]:
+    """Return the repeats of a row, one for most."""
+    return list(layer) if type(layer) is nn.Sequential and len(layer) else [layer]
+
+
+def kind_of(layer: nn.Module) -> tuple[str, int]:
+    """Return the name of a layer's class, without its gate, and its number of repeats."""
+    parts = [part.layer if isinstance(part, Gated) else part for part in repeats(layer)]
+    return type(parts[0]).__name__, len(parts)
+
+
+def plain_state(layer: nn.Module) -> dict[str, Any]:
+    """Return the state of a layer without its gate, under the keys it has without one."""
+    state = {}
+    for number, part in enumerate(repeats(layer)):
+        inner = part.layer if isinstance(part, Gated) else part
+        state.update({f"{number}.{key}": value for key, value in inner.state_dict().items()})
+    return state
+
+
+def describe_layers(model: nn.Module) -> list[dict[str, Any]]:
+    """Return index, name, arguments, place and gate of each attention layer of a model of rows."""
+    config = getattr(model, "yaml", None)
+    layers = getattr(model, "model", None)
+    if not isinstance(config, dict) or not isinstance(layers, nn.Sequential):
+        return []
+    rows = [*config.get("backbone", []), *config.get("head", [])]
+    places = find_places(config)
+    return [
+        {
+            "index": index,
+            "name": rows[index][2],
+            "arguments": rows[index][3],
+            "place": places.get(index),
+            "gated": isinstance(repeats(layer)[0], Gated),
+        }
+        for index, layer in enumerate(layers)
+        if index < len(rows) and is_attention(layer)
+    ]
+
+
+def find_places(config: Mapping[str, Any]) -> dict[int, str]:
+    """Return the place of each attention row that stands where ``graft`` would put it."""
+    ours = registry.names()
+    bare = remove(config, ours)
+    named: dict[int, str] = {}
+    for place in ("backbone", *(f"{part}-p{level}" for part in ("backbone", "neck") for level in range(2, 8))):
+        try:
+            named.update(dict.fromkeys(find_rows(bare, place), place))
+        except (YoloAttnError, KeyError, IndexError, TypeError):
+            continue  # this model has no such place
+    places, removed = {}, 0
+    for index, row in enumerate([*config["backbone"], *config["head"]]):
+        if row[2] in ours:
+            removed += 1
+            if index - removed in named:
+                places[index] = named[index - removed]
+    return places
+
+
+def readable(model: nn.Module, name: str) -> str:
+    """Return a module's or tensor's name with the kind of its row: ``model.10 CBAM.spatial.conv``."""
+    root, _, rest = name.partition(".")
+    index, _, rest = rest.partition(".")
+    rows = getattr(model, "model", None)
+    if root != "model" or not index.isdigit() or not isinstance(rows, nn.Sequential):
+        return name
+    row = rows[int(index)]
+    inner = repeats(row)[0]
+    kind = type(inner.layer if isinstance(inner, Gated) else inner).__name__
+    if isinstance(row, Gated) and rest.startswith("layer"):
+        rest = rest.partition(".")[2]
+    return f"model.{index} {kind}" + (f".{rest}" if rest else "")
+
+
+def _classes() -> set[type]:
+    return {layer.load() for layer in registry.layers()}

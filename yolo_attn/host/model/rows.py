@@ -1,0 +1,262 @@
+"""Rows of a model YAML: the joint with ``parse_model`` and the arguments of a row that names one of our layers.
+
+``parse_model`` handles a module it does not list in its last ``else``. The joint compiles the host's own source with
+one branch before that ``else``; every other line stays the host's, under its own file name and line numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from types import CodeType, FunctionType
+from typing import Any
+
+from ... import registry
+from ...errors import ArgumentError, HostError, RowError, UnknownLayerError, nearest
+from ...graft import split_arguments
+from ...layers.gated import Gated
+from ..joints import SUPPORTED
+
+Function = Callable[..., Any]
+_BRANCH = "_yolo_attn_row"
+_LOCALS = {"d", "ch", "i", "f", "n", "m", "args", "c2"}
+_MIN_WIDTH = 64  # a smaller leading number is an argument, such as a reduction
+_told: set[tuple[str, int]] = set()
+
+
+def parse_model_joint(original: Function) -> Function:
+    """Return ``parse_model`` with our rows.
+
+    Raises:
+        HostError: If the function has a shape we do not know.
+    """
+    build = _with_branch(original)
+    host = build.__globals__
+
+    @functools.wraps(original)
+    def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        d = _checked(d, host)
+        try:
+            return build(d, *args, **kwargs)
+        except (TypeError, ValueError, AttributeError) as error:
+            place = _failing_row(error, build.__code__, d)
+            if isinstance(error, RowError) or place is None:
+                raise
+            raise RowError(f"{place}: {error}") from error
+
+    return parse_model
+
+
+def refuse_joint(problem: HostError) -> Callable[[Function], Function]:
+    """Return a joint that builds plain models as before and answers a model with our layers with ``problem``."""
+
+    def joint(original: Function) -> Function:
+        @functools.wraps(original)
+        def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            ours = [row[2] for row in _rows(d) if row[2] in registry.names()]
+            if ours and not all(name in getattr(original, "__globals__", {}) for name in ours):
+                raise HostError(f"{_file(d)} names {', '.join(sorted(set(ours)))}, but {problem}")
+            return original(d, *args, **kwargs)
+
+        return parse_model
+
+    return joint
+
+
+def _with_branch(original: Function) -> FunctionType:
+    """Compile ``original`` with a branch for our layers before the last ``else`` of its module switch."""
+    assert isinstance(original, FunctionType)
+    try:
+        source = inspect.getsource(original)
+    except (OSError, TypeError) as error:
+        raise HostError(f"the source of Ultralytics' parse_model cannot be read: {error}") from error
+    function = ast.parse(textwrap.dedent(source)).body[0]
+    code = original.__code__
+    missing = _LOCALS - {*code.co_varnames, *code.co_cellvars}
+    switches = [chain for chain in map(_last_branch, ast.walk(function)) if chain is not None]
+    if not isinstance(function, ast.FunctionDef) or missing or len(switches) != 1:
+        raise HostError(
+            "Ultralytics' parse_model has a shape that yolo-attn does not know "
+            f"({len(switches)} module switches, missing locals: {', '.join(sorted(missing)) or 'none'}); "
+            f"install a supported version: pip install 'ultralytics{SUPPORTED}', or a newer yolo-attn"
+        )
+    call = f"m, args, c2 = {_BRANCH}.resolve(d, i, f, n, ch, m, args)"
+    branch = ast.parse(f"if m in {_BRANCH}.classes():\n    {call}").body[0]
+    assert isinstance(branch, ast.If)
+    last = switches[0]
+    for node in ast.walk(branch):
+        ast.copy_location(node, last.orelse[0])
+    branch.orelse, last.orelse = last.orelse, [branch]
+    factory = ast.parse(f"def factory({_BRANCH}):\n    return parse_model").body[0]
+    assert isinstance(factory, ast.FunctionDef)
+    factory.body.insert(0, function)
+    tree = ast.fix_missing_locations(ast.Module([factory], []))
+    ast.increment_lineno(function, code.co_firstlineno - 1)
+    flags = code.co_flags & sum(_FUTURE_FLAGS)
+    compiled = compile(tree, code.co_filename, "exec", flags=flags, dont_inherit=True)
+    namespace: dict[str, Any] = {}
+    exec(compiled, original.__globals__, namespace)  # the host's own source, from its own file
+    return namespace["factory"](_Rows)
+
+
+_FUTURE_FLAGS = [
+    getattr(__import__("__future__"), name).compiler_flag for name in __import__("__future__").all_feature_names
+]
+
+
+def _last_branch(node: ast.AST) -> ast.If | None:
+    """Return ``node`` if it is the ``if``/``elif`` whose ``else`` is ``c2 = ch[f]``."""
+    if isinstance(node, ast.If) and [ast.unparse(line) for line in node.orelse] == ["c2 = ch[f]"]:
+        return node
+    return None
+
+
+class _Rows:
+    """What the added branch calls."""
+
+    @staticmethod
+    def classes() -> set[type]:
+        """Return the classes of our layers."""
+        return {layer.load() for layer in registry.layers()}
+
+    @staticmethod
+    def resolve(
+        d: Mapping[str, Any], i: int, f: Any, n: int, ch: Sequence[int], m: type, args: Sequence[Any]
+    ) -> tuple[type, list[Any], int]:
+        """Return the class to build, its positional arguments and the output width of row ``i``.
+
+        Args:
+            d: The model dictionary.
+            i: Index of the row.
+            f: The row's ``from``.
+            n: Number of repeats, depth already applied.
+            ch: Widths of the rows before.
+            m: The layer's class.
+            args: The row's arguments.
+        """
+        name = _rows(d)[i][2]
+        place = f"{_file(d)}, row {i}"
+        if isinstance(f, bool) or not isinstance(f, int):
+            raise RowError(f"{place}: {name} reads from {f!r}; an attention layer reads one layer, give one index")
+        if not -len(ch) <= f < len(ch):
+            raise RowError(f"{place}: {name} reads from {f}; give -1 or an index from 0 to {i - 1}")
+        width = ch[f]
+        positional, keywords = _split(args, f"{place}: {name}")
+        gate = keywords.pop("gate", False)
+        if not isinstance(gate, bool):
+            raise RowError(f"{place}: {name}: gate={gate!r} must be true or false")
+        layer = registry.find(name)
+        if positional and _looks_like_width(positional[0]):
+            written = _written_width(d, i, f)
+            if positional[0] in (width, written):
+                said = f"{name} takes its width ({width}) from the row it reads; {positional[0]} ignored"
+                positional = positional[1:]
+            else:
+                meaning = layer.arguments[0] if layer.arguments else "an argument"
+                said = f"{positional[0]} is read as {meaning}; the row it reads has {width} channels"
+            _tell_once(d, i, f"{place}: {said}")
+        try:
+            bound = registry.bind(name, width, positional, keywords)
+        except ArgumentError as error:
+            raise RowError(f"{place}: {error}") from error
+        out = getattr(layer.load(), "out_channels", None)
+        c2 = out(*bound) if out else width
+        if (n > 1 or gate) and c2 != width:
+            what = "be stacked; set n to 1" if n > 1 else "have a gate; leave 'gate' out"
+            raise RowError(f"{place}: {name} turns {width} channels into {c2} and cannot {what}")
+        return (Gated, [layer.name, *bound], c2) if gate else (m, bound, c2)
+
+
+def _rows(d: Mapping[str, Any]) -> list[Any]:
+    return [*d["backbone"], *d["head"]]
+
+
+def _file(d: Mapping[str, Any]) -> str:
+    return str(d.get("yaml_file") or "model")
+
+
+def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``d`` with our rows in the host's form (arguments in a list); refuse names that nobody knows."""
+    ours = registry.names()
+    result = dict(d)
+    index = 0
+    for part in ("backbone", "head"):
+        result[part] = []
+        for row in d[part]:
+            place = f"{_file(d)}, row {index}"
+            if not isinstance(row, (list, tuple)) or len(row) != 4 or not isinstance(row[2], str):
+                raise RowError(f"{place}: {row!r} is not of the form [from, number, module, args]")
+            name, args = row[2], row[3]
+            if name in ours:
+                if not isinstance(args, (list, tuple, Mapping)):
+                    raise RowError(f"{place}: {name} has arguments {args!r}; give a list or a mapping")
+                row = [*row[:3], [args] if isinstance(args, Mapping) else list(args)]
+            elif name not in host and not name.startswith(("nn.", "torchvision.ops.")):
+                modules = [k for k, v in host.items() if isinstance(v, type) and hasattr(v, "forward")]
+                hint = nearest(name, [*ours, *modules])
+                raise UnknownLayerError(
+                    f"{place}: unknown module {name!r}{hint} Layers of yolo-attn: {', '.join(registry.list_layers())}"
+                )
+            result[part].append(row)
+            index += 1
+    return result
+
+
+def _split(args: Sequence[Any], place: str) -> tuple[list[Any], dict[str, Any]]:
+    """Split a row's arguments into positional ones and the keywords of a mapping at the end."""
+    positional, keywords = split_arguments(args)
+    if any(isinstance(a, Mapping) for a in positional):
+        raise RowError(f"{place} has arguments {list(args)!r}; a mapping of keywords must be the last one")
+    return positional, {str(key): _literal(value) for key, value in keywords.items()}
+
+
+def _literal(value: Any) -> Any:
+    """Read ``None``, ``True`` and numbers written as strings, as the host does for positional arguments."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(value)
+    return value
+
+
+def _looks_like_width(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= _MIN_WIDTH
+
+
+def _written_width(d: Mapping[str, Any], i: int, f: int) -> int | None:
+    """Return the unscaled width that the YAML gives the row that row ``i`` reads, or None if it gives none."""
+    index = i + f if f < 0 else f
+    if index < 0:
+        return None
+    source, _, name, args = _rows(d)[index]
+    if name == "Concat":
+        widths = [_written_width(d, index, s) for s in source]
+        return None if None in widths else sum(w for w in widths if w is not None)
+    if name in registry.names() or name.startswith("nn."):
+        return _written_width(d, index, source) if isinstance(source, int) else None
+    return args[0] if args and isinstance(args[0], int) else None
+
+
+def _tell_once(d: Mapping[str, Any], i: int, message: str) -> None:
+    from ultralytics.utils import LOGGER
+
+    if (_file(d), i) not in _told:
+        _told.add((_file(d), i))
+        LOGGER.info(message)
+
+
+def _failing_row(error: BaseException, code: CodeType, d: Mapping[str, Any]) -> str | None:
+    """Return file, row and layer if ``error`` came out of the constructor of one of our layers, else None."""
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code is code:
+            if frame.f_locals.get("m") in {*_Rows.classes(), Gated}:
+                i = frame.f_locals["i"]
+                return f"{_file(d)}, row {i}: {_rows(d)[i][2]}"
+            return None
+        trace = trace.tb_next
+    return None

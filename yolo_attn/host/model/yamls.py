@@ -1,0 +1,145 @@
+"""Model YAMLs by name: the drop-in files of this package, found after everything the host finds itself."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ... import registry
+from ...errors import RowError, nearest
+from ...graft import PLACES, graft, split_name, to_yaml
+
+_SCALE = re.compile(r"^(yolo[a-z]*\d+)([nsmlx])(-.+)$")
+
+
+def cfg_folder() -> Path:
+    """Return the folder of our YAMLs: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[2]
+    inside = package / "cfg"
+    return inside if inside.is_dir() else package.parent / "cfg"
+
+
+def model_names() -> list[str]:
+    """Return the names of the drop-in model YAMLs."""
+    return sorted(path.name for path in (cfg_folder() / "models").glob("*.yaml"))
+
+
+def find_model(name: str) -> Path | None:
+    """Return the drop-in YAML for ``yolov8-cbam.yaml`` or, with a scale letter, ``yolov8n-cbam.yaml``; or None."""
+    if name != Path(name).name:
+        return None
+    for candidate in (name, _SCALE.sub(r"\1\3", name)):
+        path = cfg_folder() / "models" / candidate
+        if path.suffix == ".yaml" and path.is_file():
+            return path
+    return None
+
+
+def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``yaml_model_load`` that also knows ``<model>-<slug>[-<place>].yaml`` where no file has that name."""
+
+    @functools.wraps(original)
+    def yaml_model_load(path: str | Path) -> dict[str, Any]:
+        try:
+            return original(path)
+        except FileNotFoundError as error:
+            name = str(path)
+            found = find_model(name)
+            d = yaml.safe_load(found.read_text(encoding="utf-8")) if found else _grafted(name, original)
+            if d is None:
+                raise FileNotFoundError(f"{error}{_nearest_model(name, original)}") from error
+        from ultralytics.nn.tasks import guess_model_scale
+
+        d["scale"] = d.get("scale") or guess_model_scale(path)
+        d["yaml_file"] = name
+        return d
+
+    return yaml_model_load
+
+
+def _grafted(name: str, load: Callable[..., Any]) -> dict[str, Any] | None:
+    """Return the model that ``<model>-<slug>[-<place>].yaml`` names, or None if it names none."""
+    stem = _stem(name)
+    for base, layer, place in split_name(stem) if stem else ():
+        with contextlib.suppress(FileNotFoundError):
+            model = load(f"{base}.yaml")
+            try:
+                return graft(model, layer, place)
+            except RowError as error:
+                raise RowError(f"{name}: {error}") from error
+    return None
+
+
+def _stem(name: str) -> str:
+    path = Path(name)
+    return path.stem if name == path.name and path.suffix in (".yaml", ".yml") else ""
+
+
+def _nearest_model(name: str, load: Callable[..., Any]) -> str:
+    """Say which part of ``<model>-<slug>[-<place>].yaml`` is unknown; nothing if the name is none of ours."""
+    stem = _stem(name)
+    for base, _, _ in split_name(stem) if stem else ():
+        return f": Ultralytics has no {base}.yaml" + nearest(f"{base}.yaml", _host_models(), cutoff=0.7)
+    slugs = [layer.slug for layer in registry.layers()]
+    words = stem.split("-") if stem else []
+    for cut in range(len(words) - 1, 0, -1):  # the longest base first
+        base, rest = "-".join(words[:cut]), "-".join(words[cut:])
+        if not _exists(base, load):
+            continue
+        slug = next((s for s in sorted(slugs, key=len, reverse=True) if rest.startswith(f"{s}-")), None)
+        if slug:
+            place = rest.removeprefix(f"{slug}-")
+            known = [*PLACES, "backbone-p4", "neck-p3"]
+            level = re.fullmatch(r"p[1-9]", place)
+            hint = f"; say 'backbone-{place}' or 'neck-{place}'." if level else nearest(place, known)
+            return f": {place!r} is no place for a layer{hint} Places: {', '.join(known)} and other levels"
+        ends = [rest, *(rest.removesuffix(f"-{place}") for place in PLACES if rest.endswith(f"-{place}"))]
+        hint = nearest(ends[-1], slugs, cutoff=0.7)
+        return f": {ends[-1]!r} is no layer{hint} Layers: {', '.join(slugs)}" if hint else ""
+    return ""
+
+
+def _exists(base: str, load: Callable[..., Any]) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return bool(load(f"{base}.yaml"))
+    return False
+
+
+def _host_models() -> list[str]:
+    import ultralytics
+
+    return [path.name for path in (Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml")]
+
+
+def base_model(name: str) -> dict[str, Any]:
+    """Return the dictionary of a model YAML that the installed Ultralytics ships, such as ``yolov8.yaml``."""
+    from ultralytics.utils.checks import check_yaml
+
+    return yaml.safe_load(Path(check_yaml(name)).read_text(encoding="utf-8"))
+
+
+def drop_in_files() -> dict[str, str]:
+    """Return name and text of every drop-in YAML: each layer at each place of YOLOv8."""
+    places = {
+        "": ("backbone", "after the last backbone layer"),
+        "-neck": ("neck", "after each of the three layers that feed the head"),
+    }
+    base = base_model("yolov8.yaml")
+    files = {}
+    for layer in registry.TABLE:
+        for suffix, (place, words) in places.items():
+            name = f"yolov8-{layer.slug}{suffix}.yaml"
+            scaled = name.replace("yolov8", "yolov8n")
+            title = (
+                f"YOLOv8 with {layer.name} {words}.\n"
+                f"{layer.paper}, {layer.year}, arXiv {layer.arxiv}.\n"
+                f"Use: yolo train model={scaled} data=shapes.yaml (scales n, s, m, l, x)"
+            )
+            files[name] = to_yaml(graft(base, layer.name, place), title)
+    return files

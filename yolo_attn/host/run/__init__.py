@@ -1,0 +1,1 @@
+"""Trainings in the host: guarded, recorded, resumed, on one machine or several."""

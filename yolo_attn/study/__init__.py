@@ -1,0 +1,1 @@
+"""What users measure and compare on their own machine."""

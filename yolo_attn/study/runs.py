@@ -1,0 +1,248 @@
+"""Many trainings side by side: read their ``run.json`` files, and write them as text, CSV, Markdown or LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..host.run.schema import FILE, SCHEMA
+
+DEPTH = 6  # runs/detect/<project>/<name> and some folders around it
+GAP = "  "
+_LEAST = 8  # width of a column of words that is not cut further
+LEGEND = "COCO, Ultral.: mAP50-95 in % by either; img/s: training; GiB: peak memory of the GPU, else of the process"
+
+Row = dict[str, Any]
+# Head of the column, how to read it from a run, and whether it is a number.
+COLUMNS: tuple[tuple[str, Callable[[Row], str], bool], ...] = (
+    ("run", lambda run: run["run"], False),
+    ("model", lambda run: _stem(run["model"]["file"]), False),
+    ("layers", lambda run: layers(run["model"]["layers"]), False),
+    ("data", lambda run: _stem(run["data"]["file"]), False),
+    ("epochs", lambda run: f"{len(run['epochs'])}/{run['settings']['epochs']}", True),
+    ("COCO", lambda run: _percent(coco_ap(run)), True),
+    ("Ultral.", lambda run: _percent(host_ap(run)), True),
+    ("img/s", lambda run: _number(run["times"].get("train_images_per_second"), 0), True),
+    ("GiB", lambda run: _number(peak_memory(run), 1), True),
+    ("state", lambda run: run["state"], False),
+)
+
+
+def find_runs(folder: Path, warn: Callable[[str], None]) -> list[Row]:
+    """Read every ``run.json`` in a folder and below, sorted by name.
+
+    Args:
+        folder: Where to look, ``DEPTH`` folders deep.
+        warn: Takes a line for each file that cannot be used.
+
+    Returns:
+        The records, each with ``run``: its folder as seen from ``folder``.
+
+    Raises:
+        DataError: If there is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; name one that trainings wrote to, such as runs")
+    found, broken = [], 0
+    for file in _files(folder):
+        try:
+            run = json.loads(file.read_text(encoding="utf-8"))
+            if run["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {run['schema']!r}, this version reads {SCHEMA}")
+            relative = file.parent.relative_to(folder)
+            run["run"] = relative.as_posix() if relative.parts else folder.absolute().name
+            _cells(run)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            warn(f"{file} is left out: {reason}")
+            broken += 1
+        else:
+            found.append(run)
+    if not found:
+        there = f"only {broken} that cannot be read" if broken else f"none of the {DEPTH} levels below has one"
+        raise DataError(f"{folder} holds no {FILE}: {there}; a training with an attention layer or COCO data writes it")
+    return sorted(found, key=lambda run: _natural(run["run"]))
+
+
+def text(runs: Sequence[Row], width: int) -> str:
+    """Return a table of at most ``width`` characters where that is possible.
+
+    If it is wider, what is the same in all runs goes above it, then words are cut; numbers never.
+    """
+    table = [list(column) for column in zip([head for head, _, _ in COLUMNS], *map(_cells, runs), strict=True)]
+    numeric = {head for head, _, is_number in COLUMNS if is_number}
+    above = []
+    if _width(table) > width and len(runs) > 1:
+        same = [column for column in table[1:] if column[0] not in numeric and len(set(column[1:])) == 1]
+        above = [f"{column[0]}: {column[1]}" for column in same]
+        table = [column for column in table if column not in same]
+    widths = [max(map(len, column)) for column in table]
+    while _width(table) > width:
+        words = [i for i, column in enumerate(table) if column[0] not in numeric and widths[i] > _LEAST]
+        if not words:
+            break
+        widest = max(words, key=lambda i: widths[i])
+        widths[widest] -= 1
+        # Runs of one folder begin alike: their names are told apart by how they end.
+        table[widest] = [_cut(cell, widths[widest], keep_end=widest == 0) for cell in table[widest]]
+    lines = [
+        GAP.join(
+            cell.rjust(size) if column[0] in numeric else cell.ljust(size)
+            for cell, size, column in zip(row, widths, table, strict=True)
+        ).rstrip()
+        for row in zip(*table, strict=True)
+    ]
+    return "\n".join([*textwrap.wrap("; ".join(above), width), *lines, *textwrap.wrap(LEGEND, width)])
+
+
+def markdown(runs: Sequence[Row]) -> str:
+    """Return the table in Markdown."""
+    rules = ["---:" if number else "---" for _, _, number in COLUMNS]
+    rows = [[head for head, _, _ in COLUMNS], rules, *([_markdown(cell) for cell in _cells(run)] for run in runs)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def latex(runs: Sequence[Row]) -> str:
+    """Return the table in LaTeX; it needs the package ``booktabs``."""
+    kinds = "".join("r" if number else "l" for _, _, number in COLUMNS)
+    heads, *rows = [
+        " & ".join(map(_latex, cells)) + r" \\"
+        for cells in ([head for head, _, _ in COLUMNS], *(_cells(run) for run in runs))
+    ]
+    lines = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", heads, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def table_csv(runs: Sequence[Row]) -> str:
+    """Return every field of every run as CSV: nested names joined by dots, lists as JSON, epochs by their number."""
+    flat = [dict(_flatten({**run, "epochs": len(run["epochs"])})) for run in runs]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def check_absent(files: Iterable[Path]) -> None:
+    """Check that files may be written without losing one.
+
+    Raises:
+        DataError: If one of them is there.
+    """
+    for file in files:
+        if file.exists():
+            raise DataError(f"{file} is there already; name another file or add --force")
+
+
+def write(file: Path, content: str) -> None:
+    """Write a table.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    try:
+        file.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from error
+
+
+def layers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the attention layers of a model in short: ``CBAM@neck-p3,p4,p5 SE@10``."""
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        places.setdefault(row["name"], []).append(str(row["place"] or row["index"]))
+    short = []
+    for name, names in places.items():
+        shown, before = [], ""
+        for place in names:
+            part, dash, level = place.rpartition("-")
+            shown.append(level if dash and part == before else place)
+            before = part
+        short.append(f"{name}@{','.join(shown)}")
+    return " ".join(short) or "none"
+
+
+def coco_ap(run: Row) -> float | None:
+    """Return the official AP of a run in [0, 1], that of masks or keypoints where there is one."""
+    coco = run["metrics"].get("coco") or {}
+    tables = [table for table in coco.values() if isinstance(table, Mapping)] or [coco]
+    return tables[-1].get("AP")
+
+
+def host_ap(run: Row) -> float | None:
+    """Return the host's mAP50-95 of a run in [0, 1], that of masks or keypoints where there is one."""
+    found = [value for key, value in run["metrics"]["ultralytics"].items() if key.startswith("metrics/mAP50-95")]
+    return found[-1] if found else None
+
+
+def peak_memory(run: Row) -> float | None:
+    """Return the largest memory in GiB: reserved on the GPU, or of the process where there was none."""
+    memory = run["memory"]
+    peak = memory.get("cuda_reserved") or memory.get("process")
+    return None if peak is None else peak / 2**30
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    for root, folders, files in os.walk(folder):
+        depth = len(Path(root).relative_to(folder).parts)
+        folders[:] = [] if depth >= DEPTH else [f for f in folders if not f.startswith(".") and f != "weights"]
+        if FILE in files:
+            yield Path(root) / FILE
+
+
+def _cells(run: Row) -> list[str]:
+    return [str(read(run)) for _, read, _ in COLUMNS]
+
+
+def _width(table: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) for column in table) + len(GAP) * (len(table) - 1)
+
+
+def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, json.dumps(value) if isinstance(value, list) else value
+
+
+def _stem(file: str) -> str:
+    name = re.split(r"[/\\]", str(file))[-1]
+    return re.sub(r"\.(ya?ml|pt)$", "", name)
+
+
+def _percent(value: float | None) -> str:
+    return _number(None if value is None or value < 0 else 100 * value, 2)  # COCO's -1 is no result
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _cut(cell: str, size: int, keep_end: bool) -> str:
+    if len(cell) <= size:
+        return cell
+    return "…" + cell[len(cell) - size + 1 :] if keep_end else cell[: size - 1] + "…"
+
+
+def _natural(name: str) -> list[Any]:
+    """Return a key by which ``train10`` comes after ``train9``."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _markdown(cell: str) -> str:
+    return cell.replace("|", r"\|")
+
+
+def _latex(cell: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c) or (f"\\{c}" if c in "&%$#_{}" else c) for c in cell)
