@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
+from ._attention import attend
 from ._layout import like
 from ._position_terms import check_size, choose_term, distance_bias, in_parts, make_term, resize_table
 from ._sample_points import even_grid, move_grid, sample
@@ -173,16 +174,16 @@ class DAttention(nn.Module):
         size, kv_size, dropout = q.shape[2:], k.shape[2:], self.attn_drop if self.training else 0.0
         q, k, v = map(self._heads, (q, k, v))
 
-        def attend(q: Tensor, bias: Tensor | None) -> Tensor:
-            return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype), dropout)
+        def find(q: Tensor, bias: Tensor | None) -> Tensor:
+            return attend(q, k, v, q.shape[-1] ** -0.5, None if bias is None else bias.to(q.dtype), dropout)
 
         def attend_from(q: Tensor, queries: Tensor) -> Tensor:
-            return attend(q, distance_bias(self.rpe_table, self.n_groups, queries, points))
+            return find(q, distance_bias(self.rpe_table, self.n_groups, queries, points))
 
         if points is None or self.term in ("", "dwc"):
-            y = attend(q, None)
+            y = find(q, None)
         elif self.term == "fixed":
-            y = attend(q, self._resized_table(size, kv_size, points.dtype))
+            y = find(q, self._resized_table(size, kv_size, points.dtype))
         else:
             numbers = points.numel() * (64 if self.term == "log" else 4)  # for a query
             y = in_parts(attend_from, q, even_grid(*size, points), numbers, CHUNK)
