@@ -1,7 +1,8 @@
-"""Constructor checks shared by the layers: each returns the value or raises a ``ValueError`` naming it."""
+"""Constructor arguments: each check returns the value or raises a ``ValueError`` naming it."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,3 +64,8 @@ def scale(name: str, value: Any, default: float) -> float:
     if number(name, value) < 0:
         raise ValueError(f"{name}={value!r} must be a positive number, or None or 0 for the default")
     return float(value) or default
+
+
+def arguments(layer: Any) -> str:
+    """Return the constructor's arguments with the layer's values, for its ``extra_repr``."""
+    return ", ".join(f"{name}={getattr(layer, name)!r}" for name in inspect.signature(type(layer)).parameters)

@@ -40,16 +40,9 @@ def make_term(
 
 
 def distance_bias(table: nn.Module | Tensor, groups: int, queries: Tensor, samples: Tensor) -> Tensor:
-    """Return what the distances of queries and samples add to the logits, computed at least in float32.
+    """Return what the network or the table says to the distances of queries and samples, at least in float32.
 
-    Args:
-        table: The network of the log term, or the table of distances.
-        groups: Groups of channels, each with its own samples.
-        queries: Positions of queries.
-        samples: Positions of samples.
-
-    Shape:
-        ``(N, 2), (B groups, 2, h, w) -> (B, heads, N, h w)``
+    ``(N, 2), (B groups, 2, h, w) -> (B, heads, N, h w)``
     """
     with no_autocast(queries):
         distances = queries[:, None] - rearrange(samples, "n axes h w -> n 1 (h w) axes")  # (B groups, N, S, 2)
@@ -60,8 +53,7 @@ def distance_bias(table: nn.Module | Tensor, groups: int, queries: Tensor, sampl
 def look_up(table: Tensor, groups: int, distances: Tensor) -> Tensor:
     """Return what the table holds for each distance, zero beyond it.
 
-    Shape:
-        ``(heads, 2 H - 1, 2 W - 1), (B groups, N, S, 2) -> (B groups, heads / groups, N, S)``
+    ``(heads, 2 H - 1, 2 W - 1), (B groups, N, S, 2) -> (B groups, heads / groups, N, S)``
     """
     batch = distances.shape[0] // groups
     table = repeat(table.to(distances.dtype), "(g heads) h w -> (b g) heads h w", g=groups, b=batch)
@@ -71,8 +63,7 @@ def look_up(table: Tensor, groups: int, distances: Tensor) -> Tensor:
 def ask_network(network: nn.Module, distances: Tensor) -> Tensor:
     """Return what the network says to each distance, log-spaced, in the precision of its parameters.
 
-    Shape:
-        ``(B groups, N, S, 2) -> (B groups, heads / groups, N, S)``
+    ``(B groups, N, S, 2) -> (B groups, heads / groups, N, S)``
     """
     logs = torch.sign(distances) * torch.log2(1 + (4 * distances).abs()) / 3
     dtype = next((parameter.dtype for parameter in network.parameters()), logs.dtype)
@@ -96,20 +87,12 @@ def in_parts(
 ) -> Tensor:
     """Call ``function`` with few queries at a time, and forget its numbers until the backward pass.
 
-    A recorded graph has to serve other sizes, and ``torch.func`` cannot compute anything again: they hold all numbers.
-
-    Args:
-        function: Returns what queries at positions find: ``(B, heads, n, d), (n, 2) -> (B, heads, n, d)``.
-        q: Queries.
-        queries: Their positions.
-        numbers: How many numbers it holds for a query.
-        limit: How many it may hold, but for those of one query.
+    It holds ``numbers`` for a query and may hold ``limit``, but at least those of one: ``(B, heads, N, d), (N, 2) ->
+    (B, heads, N, d)``. A recorded graph has to serve other sizes, and ``torch.func`` computes nothing twice: all then.
     """
     recorded = torch.jit.is_tracing() or getattr(torch.compiler, "is_compiling", bool)()  # PyTorch 2.1 has none
-    if recorded or torch._C._are_functorch_transforms_active():
-        return function(q, queries)
     part = max(1, limit // max(1, numbers))
-    if part >= queries.shape[0]:
+    if recorded or torch._C._are_functorch_transforms_active() or part >= queries.shape[0]:
         return function(q, queries)
     parts = zip(q.split(part, 2), queries.split(part), strict=True)
     return torch.cat([checkpoint(function, *each, use_reentrant=False) for each in parts], 2)

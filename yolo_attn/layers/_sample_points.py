@@ -31,9 +31,7 @@ def even_grid(h: int, w: int, like: Tensor) -> Tensor:
 def move_grid(offsets: Tensor, limit: float) -> Tensor:
     """Return an even grid, half a spacing below and to the right of its place, moved by offsets.
 
-    Args:
-        offsets: Rows and columns ``(n, 2, h, w)``.
-        limit: The farthest that a point may move, in half spacings; negative: anywhere within the map.
+    ``limit`` is the farthest that a point may move, in half spacings; negative: anywhere within the map.
     """
     (rows, dy), (columns, dx) = (even_axis(n, 0.5, offsets) for n in offsets.shape[2:])
     grid = torch.stack(torch.broadcast_tensors(rows[:, None], columns))  # (2, h, w)
@@ -43,9 +41,5 @@ def move_grid(offsets: Tensor, limit: float) -> Tensor:
 
 
 def sample(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return what lies there in each map, between pixels bilinearly, zero outside.
-
-    Shape:
-        ``(n, c, H, W), (n, h, w), (n, h, w) -> (n, c, h, w)``
-    """
+    """Return what lies there, zero outside: ``(n, c, H, W), (n, h, w), (n, h, w) -> (n, c, h, w)``, bilinearly."""
     return F.grid_sample(x, torch.stack((columns, rows), -1), align_corners=True)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._fold import fold_norm
-from ._norm import batch_norm
+from ._norm import batch_norm, fold_norm
 
 
 class _ChannelBranch(nn.Module):
@@ -113,8 +112,4 @@ class BAM(nn.Module):
         gate = (c + s if self.combine == "sum" else c * s).sigmoid()  # (B, C, H, W)
         return x + x * gate
 
-    def extra_repr(self) -> str:
-        return (
-            f"channels={self.channels}, reduction={self.reduction}, dilation={self.dilation}, "
-            f"num_layers={self.num_layers}, combine={self.combine!r}"
-        )
+    extra_repr = check.arguments

@@ -1,9 +1,5 @@
 """BiFormer lets the pixels of each window attend only to the pixels of the few windows most similar to it.
 
-With q, k, v linear in x, and for a pixel i of window r, whose mean query and key are Q_r and K_r::
-
-    y_i = sum_j softmax_j(s q_i k_j) v_j + dwconv(v)_i,   j in the pixels of topk_t(s Q_r K_t)
-
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810.
 Official code: rayleizhu/BiFormer (MIT), the legacy operator ``BiLevelRoutingAttention``.
 Differs: takes and returns NCHW; ``auto_pad`` is on (official: off); ``n_win`` stands before ``num_heads`` (official:
@@ -12,8 +8,6 @@ code, exist; ``mask_pad``. The official NCHW flavour is another function on maps
 """
 
 from __future__ import annotations
-
-import inspect
 
 import torch
 from einops import rearrange
@@ -24,15 +18,15 @@ from ._attention import attend
 from ._depthwise import depthwise
 from ._layout import like
 from ._precision import no_autocast
-from ._window_grid import gather_windows, merge_windows, split_windows
-from ._window_pooling import MODES, pool_windows, window_means
+from ._windows import MODES, gather_windows, merge_windows, pool_windows, split_windows, window_means
 from .regional_routing import regional_routing_attention as regional_routing_attention
 
 
 class BiFormer(nn.Module):
     """Replace each pixel by a mixture of values from the windows its own window is routed to, plus a depthwise branch.
 
-    ``y = Wo(softmax(s q k^T) v + dwconv(v))``, k and v of the windows whose mean keys fit the window's mean query best.
+    ``y_i = Wo(sum_j softmax_j(s q_i k_j) v_j + dwconv(v)_i)`` with j in the windows t of ``topk_t(s Q_r K_t)``, r the
+    window of i, and Q and K the windows' mean queries and keys.
     Without ``mask_pad`` padded pixels hold the projection's bias, count in the window means and are attended to.
 
     Paper: BiFormer, 2023, arXiv 2303.08810.
@@ -193,5 +187,4 @@ class BiFormer(nn.Module):
         y = attend(rows, k, v, self.scale, mask)
         return rearrange(y, "(b r) heads (n h w) d -> b (r n) h w (heads d)", h=q.shape[2], w=q.shape[3], **sizes)
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in inspect.signature(BiFormer).parameters)
+    extra_repr = check.arguments

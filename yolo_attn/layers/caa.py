@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._depthwise import depthwise
 from ._fast import may_be_fast
-from ._fold import fold_norm
-from ._norm import batch_norm
+from ._norm import batch_norm, fold_norm
 
 
 @may_be_fast
@@ -87,8 +86,4 @@ class CAA(nn.Module):
         gate = self.conv2(depthwise(self.v_conv, depthwise(self.h_conv, u))).sigmoid().to(x.dtype)  # (B, C, H, W)
         return gate if self.gate_only else x * gate
 
-    def extra_repr(self) -> str:
-        return (
-            f"channels={self.channels}, h_kernel_size={self.h_kernel_size}, v_kernel_size={self.v_kernel_size}, "
-            f"gate_only={self.gate_only}"
-        )
+    extra_repr = check.arguments

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._fold import fold_norm
-from ._norm import batch_norm
+from ._norm import batch_norm, fold_norm
 
 
 class _ChannelGate(nn.Module):
@@ -80,12 +79,7 @@ class CBAM(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        reduction: int = 16,
-        kernel_size: int = 7,
-        mlp_bias: bool = False,
-        spatial_bn: bool = False,
+        self, channels: int, reduction: int = 16, kernel_size: int = 7, mlp_bias: bool = False, spatial_bn: bool = False
     ) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)
@@ -100,8 +94,4 @@ class CBAM(nn.Module):
         u = x * self.channel_attention(x)
         return u * self.spatial_attention(u)
 
-    def extra_repr(self) -> str:
-        return (
-            f"channels={self.channels}, reduction={self.reduction}, kernel_size={self.kernel_size}, "
-            f"mlp_bias={self.mlp_bias}, spatial_bn={self.spatial_bn}"
-        )
+    extra_repr = check.arguments

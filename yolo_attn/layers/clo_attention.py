@@ -87,10 +87,7 @@ class CloAttention(nn.Module):
         self.qkv_bias = check.flag("qkv_bias", qkv_bias)
         self.pool = check.choice("pool", pool, ("floor", "ceil"))
         self.scale = (channels // num_heads) ** -0.5
-        self._build()
-
-    def _build(self) -> None:
-        c, head, bias = self.channels, self.channels // self.num_heads, self.qkv_bias
+        c, head, bias = channels, channels // num_heads, qkv_bias
         self.qkvs, self.convs, self.act_blocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for heads, kernel in zip(self.group_split, self.kernel_sizes, strict=False):
             if not heads:
@@ -135,9 +132,7 @@ class CloAttention(nn.Module):
         window = [min(self.window_size, int(n)) for n in x.shape[2:]]
         return F.avg_pool2d(x, window, ceil_mode=self.pool == "ceil", count_include_pad=False)
 
-    def extra_repr(self) -> str:
-        names = "channels num_heads group_split kernel_sizes window_size attn_drop proj_drop qkv_bias pool"
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
+    extra_repr = check.arguments
 
 
 def _sequence(name: str, value: Any) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._fold import fold_norm
+from ._norm import fold_norm
 
 
 class CoordAtt(nn.Module):
@@ -62,5 +62,4 @@ class CoordAtt(nn.Module):
         """Take the batch norm into the convolution before it."""
         fold_norm(self, "conv1", "bn1")
 
-    def extra_repr(self) -> str:
-        return f"channels={self.channels}, reduction={self.reduction}"
+    extra_repr = check.arguments

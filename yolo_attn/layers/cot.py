@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._fold import fold_norm
-from ._norm import batch_norm
+from ._norm import batch_norm, fold_norm
 from ._parts import is_bare
 
 GROUPS = 4
@@ -96,5 +95,4 @@ class CoT(nn.Module):
                 last.weight, last.bias = (nn.Parameter(t, last.weight.requires_grad) for t in self._averages(last))
             last.out_channels = self.channels
 
-    def extra_repr(self) -> str:
-        return f"channels={self.channels}, kernel_size={self.kernel_size}"
+    extra_repr = check.arguments

@@ -82,5 +82,4 @@ class CPCA(nn.Module):
             z = z + depthwise(along_height, depthwise(along_width, z0))
         return self.conv(self.conv(z) * u).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"channels={self.channels}, channelAttention_reduce={self.channelAttention_reduce}"
+    extra_repr = check.arguments

@@ -80,5 +80,4 @@ class CrissCross(nn.Module):
             columns = columns.masked_fill((y[:, None] == y)[:, None], float("-inf"))
             return torch.cat([columns, rows], 3).softmax(3)
 
-    def extra_repr(self) -> str:
-        return f"channels={self.channels}, recurrence={self.recurrence}"
+    extra_repr = check.arguments

@@ -1,9 +1,5 @@
 """DAttention lets every pixel attend to samples of the map taken at positions that the queries themselves choose.
 
-For a pixel i and samples j of the map x, at an even grid p moved by offsets that a small network takes from q = Wq x::
-
-    y_i = sum_j softmax_j(q_i k_j / sqrt(d) + b_ij) v_j,   k_j, v_j = Wk x(p_j + offset_j), Wv x(p_j + offset_j)
-
 Paper: Vision Transformer with Deformable Attention, arXiv 2201.00520; DAT++, arXiv 2309.01430.
 Official code: LeapLabTHU/DAT (Apache-2.0), the 2023 module.
 Differs: one channel argument instead of head count times head width; ``q_size`` is optional and last, for only two
@@ -14,7 +10,6 @@ table size.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import torch
@@ -46,7 +41,8 @@ class _ChannelNorm(nn.Module):
 class DAttention(nn.Module):
     """Replace each pixel by a mixture of values sampled at learned positions, plus a position term.
 
-    ``y = Wo(softmax(q k^T / sqrt(d) + b) v)``, k and v linear in the samples, b or another term of their positions.
+    ``y_i = Wo(sum_j softmax_j(q_i k_j / sqrt(d) + b_ij) v_j)`` with k and v linear in the map at ``p_j + offset_j(q)``,
+    p an even grid; b, or a convolution of the queries instead, is the position term.
     Unmoved samples lie half a sample spacing below and to the right of an even grid, as in the official code.
 
     Paper: Vision Transformer with Deformable Attention, 2022, arXiv 2201.00520.
@@ -174,19 +170,18 @@ class DAttention(nn.Module):
         size, kv_size, dropout = q.shape[2:], k.shape[2:], self.attn_drop if self.training else 0.0
         q, k, v = map(self._heads, (q, k, v))
 
-        def find(q: Tensor, bias: Tensor | None) -> Tensor:
+        def find(q: Tensor, queries: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+            if queries is not None:
+                bias = distance_bias(self.rpe_table, self.n_groups, queries, points)
             return attend(q, k, v, q.shape[-1] ** -0.5, None if bias is None else bias.to(q.dtype), dropout)
 
-        def attend_from(q: Tensor, queries: Tensor) -> Tensor:
-            return find(q, distance_bias(self.rpe_table, self.n_groups, queries, points))
-
         if points is None or self.term in ("", "dwc"):
-            y = find(q, None)
+            y = find(q)
         elif self.term == "fixed":
-            y = find(q, self._resized_table(size, kv_size, points.dtype))
+            y = find(q, bias=self._resized_table(size, kv_size, points.dtype))
         else:
             numbers = points.numel() * (64 if self.term == "log" else 4)  # for a query
-            y = in_parts(attend_from, q, even_grid(*size, points), numbers, CHUNK)
+            y = in_parts(find, q, even_grid(*size, points), numbers, CHUNK)
         return rearrange(y, "b heads (h w) d -> b (heads d) h w", h=size[0])
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -196,5 +191,4 @@ class DAttention(nn.Module):
     def _resized_table(self, size: Sequence[int], kv_size: Sequence[int], dtype: torch.dtype) -> Tensor:
         return resize_table(self.rpe_table.to(dtype), (self.q_size, self._kv_size()), (size, kv_size))[None]
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in inspect.signature(DAttention).parameters)
+    extra_repr = check.arguments

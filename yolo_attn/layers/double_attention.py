@@ -88,8 +88,4 @@ class DoubleAttention(nn.Module):
         y = y.to(x.dtype)
         return x + y if self.residual else y
 
-    def extra_repr(self) -> str:
-        return (
-            f"channels={self.channels}, c_m={self.c_m}, c_n={self.c_n}, reconstruct={self.reconstruct}, "
-            f"residual={self.residual}"
-        )
+    extra_repr = check.arguments

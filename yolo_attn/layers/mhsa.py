@@ -79,8 +79,4 @@ class MHSA(nn.Module):
         y = F.dropout(y, self.proj_drop, self.training)
         return like(rearrange(y, "b (h w) c -> b c h w", h=x.shape[2]), x)
 
-    def extra_repr(self) -> str:
-        return (
-            f"channels={self.channels}, num_heads={self.num_heads}, qkv_bias={self.qkv_bias}, "
-            f"qk_scale={self.qk_scale}, attn_drop={self.attn_drop}, proj_drop={self.proj_drop}"
-        )
+    extra_repr = check.arguments

@@ -71,6 +71,3 @@ class MHSALePE(MHSA):
             source = x if self.lepe_on == "x" else rearrange(v, "b (h w) c -> b c h w", h=x.shape[2])
             y = y + rearrange(depthwise(self.lepe, source), "b c h w -> b (h w) c")
         return self._to_map(self.proj(y), x)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, side_dwconv={self.side_dwconv}, lepe_on={self.lepe_on!r}"

@@ -1,9 +1,5 @@
 """regional_routing_attention lets the pixels of each region attend to the pixels of the regions a graph lists for it.
 
-For a pixel i of region r, with the listed regions R(r) = graph[r]::
-
-    y_i = sum_j softmax_j(scale q_i k_j) v_j,   j in the pixels of R(r)
-
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810.
 Official code: rayleizhu/BiFormer (MIT), function ``regional_routing_attention_torch``.
 Differs: the attention weights are returned only on request.
@@ -35,6 +31,8 @@ def regional_routing_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attend from every region of the query map to the key/value regions listed for it, per head.
 
+    ``y_i = sum_j softmax_j(scale q_i k_j) v_j`` with j in the regions ``region_graph[r]``, r the region of i.
+
     Paper: BiFormer, 2023, arXiv 2303.08810.
 
     Args:
@@ -51,8 +49,8 @@ def regional_routing_attention(
         return_attention: Also return the weights, which the fused computation never holds.
 
     Returns:
-        The map ``(B, Cv, Hq, Wq)``; with ``return_attention`` also the weights ``(B, heads, regions, pixels of a query
-        region, topk * pixels of a key/value region)``.
+        The map; with ``return_attention`` also the weights ``(B, heads, regions, pixels of a query region, topk *
+        pixels of a key/value region)``.
 
     Shape:
         ``(B, C, Hq, Wq) -> (B, Cv, Hq, Wq)``; O(Hq Wq topk r) time for r pixels in a key/value region, topk copies of

@@ -52,5 +52,4 @@ class SE(nn.Module):
         gate = self.fc(x.mean((2, 3)))  # (B, C)
         return x * gate[:, :, None, None]
 
-    def extra_repr(self) -> str:
-        return f"channels={self.channels}, reduction={self.reduction}, bias={self.bias}"
+    extra_repr = check.arguments

@@ -1,4 +1,4 @@
-"""BiFormer's summaries of a window: its mean, and the few tokens that its pixels are thinned out to."""
+"""BiFormer's windows: a map is cut into them and put together again, and each is summed up by a few tokens."""
 
 from __future__ import annotations
 
@@ -13,11 +13,43 @@ from torch.nn import functional as F
 MODES = ("identity", "avgpool", "maxpool", "ada_avgpool", "ada_maxpool", "conv", "fracpool")
 
 
-def window_means(x: Tensor, real: Tensor | None) -> Tensor:
-    """Return the mean of each window's real pixels (None: all are), at least in float32, zero if there is none.
+def split_windows(x: Tensor, n_win: int, auto_pad: bool, mask_pad: bool) -> tuple[Tensor, Tensor | None]:
+    """Cut a map into windows in row order, and tell which of their pixels are real, None for all (or not asked for).
 
-    Shape:
-        ``(B, n, h, w, c), (n, h, w) -> (B, n, c)``
+    ``(B, C, H, W) -> (B, p^2, h, w, C), (p^2, h, w)``
+    """
+    h, w = x.shape[2:]
+    if not auto_pad and (h % n_win or w % n_win):
+        raise ValueError(f"map {h}x{w} is not divisible by n_win={n_win}; auto_pad=True pads it")
+    bottom, right = -h % n_win, -w % n_win
+    # A trace has to hold the padding even where its own example needs none.
+    pad = auto_pad and bool(torch.jit.is_tracing() or bottom or right)
+    if pad:
+        x = F.pad(x, (0, right, 0, bottom))
+    windows = rearrange(x, "b c (j h) (i w) -> b (j i) h w c", j=n_win, i=n_win)
+    if not (pad and mask_pad):
+        return windows, None
+    rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
+    real = (rows < h)[:, None] & (columns < w)
+    return windows, rearrange(real, "(j h) (i w) -> (j i) h w", j=n_win, i=n_win)
+
+
+def merge_windows(x: Tensor, n_win: int) -> Tensor:
+    """Put windows together to the padded map: ``(B, p^2, h, w, C) -> (B, C, p h, p w)``, C last in memory."""
+    return rearrange(x, "b (j i) h w c -> b (j h) (i w) c", j=n_win, i=n_win).permute(0, 3, 1, 2)
+
+
+def gather_windows(tokens: Tensor, index: Tensor) -> Tensor:
+    """Return the tokens of the windows in ``index``: ``(B n, M, c), (B, n, k) -> (B, n, k, M, c)``."""
+    b, n, _ = index.shape
+    first = n * torch.arange(b, device=index.device)[:, None, None]
+    return tokens.index_select(0, (index + first).flatten()).reshape(*index.shape, *tokens.shape[1:])
+
+
+def window_means(x: Tensor, real: Tensor | None) -> Tensor:
+    """Return the mean of each window's real pixels, at least in float32, zero if there is none.
+
+    ``(B, n, h, w, c), (n, h, w) -> (B, n, c)``
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if real is None:
@@ -31,18 +63,7 @@ def pool_windows(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the tokens of each window, made of real pixels alone, and which of them saw one.
 
-    Args:
-        x: The pixels of B times n windows.
-        real: Which pixels of the n windows are real; None means all.
-        mode: One of ``MODES``.
-        per_win: Tokens per side in the adaptive modes.
-        ratio: Stride of ``avgpool``, ``maxpool`` and ``conv``; size ratio of ``fracpool``.
-        kernel: Kernel of ``conv`` and ``fracpool`` in pixels.
-        conv: The convolution of ``conv``.
-        draw: Draw the places of ``fracpool`` at random.
-
-    Shape:
-        ``(B n, h, w, c), (n, h, w) -> (B n, m, c), (n, m)``
+    ``(B n, h, w, c), (n, h, w) -> (B n, m, c), (n, m)``; sizes as in ``BiFormer``; ``draw`` makes ``fracpool`` random.
     """
     if mode == "identity" or (mode in ("avgpool", "maxpool") and ratio == 1):
         return x.flatten(1, 2), None if real is None else real.flatten(1)
