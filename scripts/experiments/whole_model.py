@@ -62,12 +62,12 @@ def measure(layer: str, place: str, device: str, rounds: int, side: int, batch: 
     cuda = device.startswith("cuda")
     clock, precision = ("events", "fp16") if cuda else ("wall", "fp32")
     plain = tasks.yaml_model_load(BASE)
-    models = {"without": _build(plain, device), "with": _build(graft(plain, layer, place), device)}
-    data = _batch(side, batch, device)
+    models = {"without": build(plain, device), "with": build(graft(plain, layer, place), device)}
+    data = batch_of(side, batch, device)
     row: Row = {
         "layer": registry.find(layer).name, "place": place, "side": side, "batch": batch, "precision": precision,
     }  # fmt: skip
-    steps = {name: _step(model, data, device, precision) for name, model in models.items()}
+    steps = {name: training_step(model, data, device, precision) for name, model in models.items()}
     samples = interleave(steps, rounds, clock)
     row |= {"training ratio": ratio(samples["with"], samples["without"]), "training": samples}
     memory = {n: peak_bytes(steps[n]) if cuda else saved_bytes(model, data) for n, model in models.items()}
@@ -77,7 +77,8 @@ def measure(layer: str, place: str, device: str, rounds: int, side: int, batch: 
     return row | {"inference ratio": ratio(samples["with"], samples["without"]), "inference": samples}
 
 
-def _build(config: dict[str, Any], device: str) -> Any:
+def build(config: dict[str, Any], device: str) -> Any:
+    """Return a model in train mode, always with the same weights."""
     torch.manual_seed(0)
     with surgery.silence():
         model = surgery.build(config).to(device).train()
@@ -85,7 +86,7 @@ def _build(config: dict[str, Any], device: str) -> Any:
     return model
 
 
-def _batch(side: int, batch: int, device: str) -> dict[str, torch.Tensor]:
+def batch_of(side: int, batch: int, device: str) -> dict[str, torch.Tensor]:
     """Return images and boxes as the host's loader gives them."""
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(batch * _BOXES, 4, generator=generator) * 0.4 + 0.1
@@ -98,7 +99,7 @@ def _batch(side: int, batch: int, device: str) -> dict[str, torch.Tensor]:
     return {key: value.to(device) for key, value in data.items()}
 
 
-def _step(model: Any, data: dict[str, torch.Tensor], device: str, precision: str) -> Call:
+def training_step(model: Any, data: dict[str, torch.Tensor], device: str, precision: str) -> Call:
     """Return a call that makes one training step: loss, backward, optimiser."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, nesterov=True)
 

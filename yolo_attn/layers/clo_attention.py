@@ -117,11 +117,10 @@ class CloAttention(nn.Module):
         return F.dropout(gate, self.attn_drop, self.training) * v
 
     def _global(self, x: Tensor) -> Tensor:
-        heads = self.group_split[-1]
         # The fused kernels need a head's numbers side by side in memory.
-        q = rearrange(self.global_q(x), "b (heads d) h w -> b heads (h w) d", heads=heads).contiguous()
-        kv = rearrange(self.global_kv(self._pool(x)), "b (t heads d) h w -> t b heads (h w) d", t=2, heads=heads)
-        k, v = kv.contiguous().unbind(0)
+        pattern, heads = "b (heads d) h w -> b heads (h w) d", self.group_split[-1]
+        k, v = self.global_kv(self._pool(x)).chunk(2, 1)
+        q, k, v = (rearrange(t, pattern, heads=heads).contiguous() for t in (self.global_q(x), k, v))
         dropout = self.attn_drop if self.training else 0.0
         y = attend(q, k, v, self.scale, dropout=dropout)  # (B, heads, N, d)
         return rearrange(y, "b heads (h w) d -> b (heads d) h w", h=x.shape[2])

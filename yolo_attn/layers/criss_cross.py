@@ -9,11 +9,12 @@ convolutions); the result keeps the input's dtype under autocast.
 from __future__ import annotations
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
 from ._fast import may_be_fast
+from ._layout import like
 from ._precision import no_autocast
 
 
@@ -60,12 +61,11 @@ class CrissCross(nn.Module):
 
     @may_be_fast
     def _attend(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            rearrange(conv(x), "b c h w -> b h w c") for conv in (self.query_conv, self.key_conv, self.value_conv)
-        )
+        convs = self.query_conv, self.key_conv, self.value_conv
+        q, k, v = (rearrange(conv(x), "b c h w -> b h w c") for conv in convs)
         columns, rows = self._weights(q, k).to(v.dtype).split(x.shape[2:], 3)  # (B, H, W, H), (B, H, W, W)
-        o = einsum(columns, v, "b y x j, b j x c -> b y x c") + einsum(rows, v, "b y x j, b y j c -> b y x c")
-        return (x + self.gamma.to(o.dtype) * rearrange(o, "b h w c -> b c h w")).to(x.dtype)
+        o = like(rearrange(_turn(columns) @ _turn(v) + _turn(rows @ v), "b w h c -> b c h w"), x)
+        return (x + self.gamma.to(o.dtype) * o).to(x.dtype)
 
     @staticmethod
     def _weights(q: Tensor, k: Tensor) -> Tensor:
@@ -73,11 +73,16 @@ class CrissCross(nn.Module):
         dtype = torch.promote_types(q.dtype, torch.float32)
         with no_autocast(q):
             q, k = q.to(dtype), k.to(dtype)  # (B, H, W, K)
-            columns = einsum(q, k, "b y x c, b j x c -> b y x j")  # (B, H, W, H)
-            rows = einsum(q, k, "b y x c, b y j c -> b y x j")  # (B, H, W, W)
+            columns = _turn(q) @ rearrange(k, "b h w c -> b w c h")  # (B, W, H, H)
+            rows = q @ rearrange(k, "b h w c -> b h c w")  # (B, H, W, W)
             # The pixel itself stands in its row and in its column; it counts once.
             y = torch.arange(q.shape[1], device=q.device)
-            columns = columns.masked_fill((y[:, None] == y)[:, None], float("-inf"))
-            return torch.cat([columns, rows], 3).softmax(3)
+            columns = columns.masked_fill(y[:, None] == y, float("-inf"))
+            return torch.cat([_turn(columns), rows], 3).softmax(3)
 
     extra_repr = check.arguments
+
+
+def _turn(x: Tensor) -> Tensor:
+    """Let rows and columns change places."""
+    return rearrange(x, "b h w c -> b w h c")

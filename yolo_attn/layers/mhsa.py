@@ -70,7 +70,7 @@ class MHSA(nn.Module):
         return self._to_map(self.proj(self._attend(qkv)), x)
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        q, k, v = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads).unbind(0)
+        q, k, v = (rearrange(t, "b n (heads d) -> b heads n d", heads=self.num_heads) for t in qkv.chunk(3, -1))
         dropout = self.attn_drop if self.training else 0.0
         y = attend(q, k, v, self.scale, dropout=dropout)  # (B, heads, N, d)
         return rearrange(y, "b heads n d -> b n (heads d)")
