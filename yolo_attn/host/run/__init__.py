@@ -1,0 +1,1 @@
+"""Whole runs: what starts a training and what is kept of it."""
