@@ -94,29 +94,32 @@ def differences(chinese: bool) -> str:
 
 def demo(content: dict[str, Any]) -> str:
     """Return what the demo ends with and what it took."""
-    lines, scores, seconds, minutes = _demo(content)
+    lines, scores, seconds = _demo(content)
     return (
-        f"It takes about {minutes:.1f} minutes on two idle cores and ends with a score and a picture:\n\n"
-        f"```text\n{lines}\n```\n\n{len(content['rows'])} seeds reached mAP50 {scores}. "
-        f"A run used {seconds:.0f} s of processor time."
+        f"It ends with its score and a picture:\n\n```text\n{lines}\n```\n\n"
+        f"Seeds {_seeds(content)} reached mAP50 {scores}. A run takes {seconds:.0f} s of processor time "
+        f"({content['machine']['processor']})."
     )
 
 
 def demo_chinese(content: dict[str, Any]) -> str:
     """Return the same in Chinese."""
-    lines, scores, seconds, minutes = _demo(content)
+    lines, scores, seconds = _demo(content)
     return (
-        f"在两个空闲的核上约需 {minutes:.1f} 分钟，最后给出得分和一张图片：\n\n"
-        f"```text\n{lines}\n```\n\n{len(content['rows'])} 个随机种子的 mAP50 分别为 {scores}。"
-        f"一次运行占用 {seconds:.0f} 秒处理器时间。"
+        f"最后给出得分和一张图片：\n\n```text\n{lines}\n```\n\n"
+        f"随机种子 {_seeds(content)} 的 mAP50 依次为 {scores}。"
+        f"一次运行占用 {seconds:.0f} 秒处理器时间（{content['machine']['processor']}）。"
     )
 
 
-def _demo(content: dict[str, Any]) -> tuple[str, str, float, float]:
+def _seeds(content: dict[str, Any]) -> str:
+    return ", ".join(str(row["seed"]) for row in content["rows"])
+
+
+def _demo(content: dict[str, Any]) -> tuple[str, str, float]:
     rows = content["rows"]
     seconds = sorted(row["processor seconds"] for row in rows)[len(rows) // 2]
-    scores = ", ".join(f"{row['mAP50']:.2f}" for row in rows)
-    return "\n".join(rows[0]["last lines"]), scores, seconds, seconds / 120
+    return "\n".join(rows[0]["last lines"]), ", ".join(f"{row['mAP50']:.2f}" for row in rows), seconds
 
 
 def summary(content: dict[str, Any]) -> str:

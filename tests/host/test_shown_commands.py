@@ -71,7 +71,6 @@ SLOW = {
 }  # fmt: skip
 ELSEWHERE = {
     "yolo version": "tests/host/test_benchmark_host.py::test_the_start_is_measured_with_and_without_the_hook",
-    "yolo-attn layers --markdown": "tests/test_docs.py::test_generated_parts_are_those_of_the_registry_and_the_results",
     "yolo-attn strip best.pt":
         "tests/host/test_surgery.py::test_strip_gives_back_the_plain_model_and_refuses_where_gates_are_open",
     "yolo train model=yolov8n-cbam.yaml data=my.yaml device=0,1":

@@ -17,7 +17,7 @@ DATA = "shapes.yaml"
 # Small pictures, every batch a step of the optimiser, plain pictures instead of mosaics: quick to learn on a CPU.
 SETTINGS = {
     "model": "yolov8n-cbam.yaml", "data": DATA, "epochs": "30", "imgsz": "128", "nbs": "16", "mosaic": "0",
-    "amp": "False", "plots": "False", "name": "demo",
+    "optimizer": "AdamW", "lr0": "0.002", "warmup_epochs": "1", "amp": "False", "plots": "False", "name": "demo",
 }  # fmt: skip
 PICTURE = "predictions.jpg"
 _COLUMNS, _ROWS, _TILE, _GAP = 4, 3, 320, 8
