@@ -16,17 +16,17 @@ from yolo_attn import evidence
 
 
 def main() -> None:
-    """Run the study and write its record."""
+    """Run the study and write its record after each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
+    command = f"python scripts/demo_study.py --seeds {' '.join(map(str, given.seeds))}"
     rows = []
     for seed in given.seeds:
         rows.append(measure(seed))
         print(rows[-1], flush=True)
-    command = f"python scripts/demo_study.py --seeds {' '.join(map(str, given.seeds))}"
-    evidence.save(evidence.record("demo", {"seeds": given.seeds}, rows, command), given.out)
+        evidence.save(evidence.record("demo", {"seeds": given.seeds}, rows, command), given.out)
 
 
 def measure(seed: int) -> dict[str, Any]:
