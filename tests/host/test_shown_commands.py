@@ -50,7 +50,6 @@ SLOW = {
     "yolo train model=yolov8n-coordatt.yaml data=my.yaml imgsz=640 epochs=100": (TINY, "numbers (bbox)"),
     "yolo train model=yolov8n-seg-cbam.yaml data=my.yaml": (TINY, "Official COCO numbers (segm)"),
     "yolo train model=yolo11n-pose-caa.yaml data=my.yaml": (TINY, "Official COCO numbers (keypoints)"),
-    "yolo train resume model=runs/detect/train/weights/last.pt": ("", "2 epochs completed"),
     "yolo val model=runs/detect/train/weights/best.pt data=my.yaml": (SMALL, "Official COCO numbers (bbox)"),
     "yolo val model=runs/detect/train/weights/best.pt data=my.yaml split=test": (SMALL, "predictions.json"),
     "yolo-attn graft yolo11n.yaml --layer CoordAtt --at neck --layer SE --at 4 --args '[]' --args '{reduction: 8}'"
@@ -70,6 +69,7 @@ SLOW = {
     "python scripts/benchmark.py --against DIR --whole --start": (BENCHMARK, "| `yolo version` |"),
 }  # fmt: skip
 ELSEWHERE = {
+    "yolo-attn demo": "tests/host/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
     "yolo version": "tests/host/test_benchmark_host.py::test_the_start_is_measured_with_and_without_the_hook",
     "yolo-attn strip best.pt":
         "tests/host/test_surgery.py::test_strip_gives_back_the_plain_model_and_refuses_where_gates_are_open",
@@ -78,6 +78,8 @@ ELSEWHERE = {
     "torchrun --nnodes 2 --node_rank 0 --nproc_per_node 4 --master_addr 10.0.0.1 --master_port 29500 --no-python "
     "yolo train model=yolov8n-cbam.yaml data=my.yaml device=0,1,2,3 batch=256 name=both exist_ok=True":
         "tests/host/test_ranks.py::test_two_machines_train_one_model_and_report_once",
+    "yolo train resume model=runs/detect/train/weights/last.pt":
+        "tests/host/test_run_guard.py::test_a_killed_training_resumes",
     "pip uninstall yolo-attn": "tests/test_packaging.py::test_install_and_uninstall_leave_no_trace",
     "python scripts/make_cfg.py": "tests/host/test_surgery.py::test_drop_ins_and_names_agree",
     "python scripts/make_docs.py": "tests/test_docs.py::test_generated_parts_are_those_of_the_registry_and_the_results",
@@ -111,10 +113,10 @@ def test_the_tests_named_are_there(test: str) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, host_settings: dict[str, str]) -> Path:
-    """The run of a yolov8n-cbam: two epochs, the first one saved as a killed training would leave it."""
+    """The folder of a run of yolov8n-cbam."""
     folder = tmp_path_factory.mktemp("model")
     _write_data(folder)
-    words = f"train model=yolov8n-cbam.yaml data=my.yaml {TINY} epochs=2 save_period=1"
+    words = f"train model=yolov8n-cbam.yaml data=my.yaml {TINY}"
     _call(folder, host_settings, "yolo", *words.split())
     return folder / "runs/detect/train"
 
@@ -125,7 +127,6 @@ def workshop(tmp_path: Path, model: Path) -> Iterator[Path]:
     _write_data(tmp_path)
     for run in ("train", "demo"):
         shutil.copytree(model, tmp_path / "runs/detect" / run)
-    shutil.copy(model / "weights/epoch0.pt", tmp_path / "runs/detect/train/weights/last.pt")
     shutil.copy(model / "weights/best.pt", tmp_path / "best.pt")
     shutil.copytree(tmp_path / "runs", tmp_path / "DIR/runs")
     _write_base(tmp_path / "yolov8n.pt")
