@@ -14,10 +14,11 @@ from ...shapes import ensure_shapes
 from .. import coco_run
 
 DATA = "shapes.yaml"
-# Small pictures, small batches that are a step of the optimiser each, plain pictures instead of mosaics: quick to learn on a CPU.
+# Small pictures, small batches, each a step of the optimiser, and no mosaics: quick to learn on a CPU.
 SETTINGS = {
     "model": "yolov8n-cbam.yaml", "data": DATA, "epochs": "30", "imgsz": "128", "batch": "8", "nbs": "8",
-    "mosaic": "0", "optimizer": "AdamW", "lr0": "0.0015", "warmup_epochs": "1", "amp": "False", "plots": "False", "name": "demo",
+    "mosaic": "0", "optimizer": "AdamW", "lr0": "0.0015", "warmup_epochs": "1", "amp": "False", "plots": "False",
+    "name": "demo",
 }  # fmt: skip
 PICTURE = "predictions.jpg"
 _COLUMNS, _ROWS, _TILE, _GAP = 4, 3, 320, 8
