@@ -34,7 +34,7 @@ def measure(seed: int) -> dict[str, Any]:
     program = Path(sys.executable).with_name("yolo-attn")
     with tempfile.TemporaryDirectory() as folder:
         before, begun = os.times(), time.perf_counter()
-        command = [program, "demo", f"seed={seed}"]
+        command = [program, "demo", f"seed={seed}", f"project={folder}/runs/detect"]
         said = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
         after, seconds = os.times(), time.perf_counter() - begun
         (numbers,) = Path(folder).rglob("coco_metrics.json")
