@@ -20,9 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="yolo-attn", description="Attention layers for Ultralytics YOLO.")
     parser.add_argument("--version", action="version", version=f"yolo-attn {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    demo = verbs.add_parser("demo", help="train YOLOv8n with CBAM on a generated demo set, in minutes on a CPU")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="as for yolo train: model=yolov8n-caa.yaml")
     verbs.add_parser("doctor", help="say which Ultralytics is patched, what was added and what is wrong")
     layers = verbs.add_parser("layers", help="list the layers with their arguments")
-    layers.add_argument("--markdown", action="store_true", help="print the table of the README")
+    layers.add_argument("--markdown", action="store_true", help="print the table of docs/layers.md")
     graft = verbs.add_parser("graft", help="write a model YAML with attention layers inserted")
     graft.add_argument("model", help="name or path of a model YAML, such as yolo11n.yaml")
     graft.add_argument("--layer", action="append", required=True, help="YAML name; may be repeated, each with its --at")
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs.add_argument("--force", action="store_true", help="write over files that are there")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.verb == "demo":
+            return _demo(arguments)
         if arguments.verb == "runs":
             return _list_runs(arguments)
         if arguments.verb in ("graft", "strip"):
@@ -55,6 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (YoloAttnError, FileNotFoundError) as error:
         print(f"yolo-attn: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .host.run import demo
+
+    try:
+        demo.run(arguments.overrides)
+    except SyntaxError as error:  # what Ultralytics raises for a setting that it does not know
+        raise YoloAttnError(str(error)) from error
     return 0
 
 

@@ -281,15 +281,14 @@ def text() -> str:
 
 
 def markdown() -> str:
-    """Return the table of the README."""
+    """Return the table of docs/layers.md."""
     rows = [
-        "| YAML name | also | model names | arguments with defaults | paper |",
+        "| YAML name | also | in model names | paper | arguments with defaults |",
         "|---|---|---|---|---|",
     ]
     for layer in TABLE:
         parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
         aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
-        models = f"`yolov8n-{layer.slug}.yaml`, `yolov8n-{layer.slug}-neck.yaml`"
-        paper = f"{layer.paper}, {layer.year}, [{layer.arxiv}](https://arxiv.org/abs/{layer.arxiv})"
-        rows.append(f"| `{layer.name}` | {aliases} | {models} | `{_usage(parameters)}` | {paper} |")
+        paper = f"[{layer.paper}](https://arxiv.org/abs/{layer.arxiv}), {layer.year}"
+        rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {paper} | `{_usage(parameters)}` |")
     return "\n".join(rows)

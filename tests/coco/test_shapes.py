@@ -39,6 +39,11 @@ def test_pictures_are_the_same_everywhere(demo: Path) -> None:
     assert digest(demo, "val", 12) != FIRST_PICTURES
 
 
+def test_no_picture_is_in_both_splits(demo: Path) -> None:
+    pictures = [path.read_bytes() for path in demo.rglob("*.png")]
+    assert len(set(pictures)) == len(pictures) == 36
+
+
 def test_boxes_and_areas_are_those_of_the_drawn_pixels(demo: Path) -> None:
     document = json.loads((demo / "annotations/train.json").read_text())
     files = {image["id"]: image for image in document["images"]}
