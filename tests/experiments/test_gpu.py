@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -130,10 +131,11 @@ def test_a_process_that_crashes_or_hangs_costs_one_row(
 ) -> None:
     part("crash well hang late", lambda case, plan: {})
     mine, command = record(tmp_path), [sys.executable, "-c", UNRULY, str(tmp_path)]
-    real, hung = subprocess.Popen.wait, []
+    real, hung, processes = subprocess.Popen.wait, [], set()
 
     def wait(process: subprocess.Popen, timeout: float | None = None) -> int:
         """Wait as asked, but only a second once the row that hangs has begun."""
+        processes.add(process)
         while timeout and not hung and process.poll() is None:
             hung.extend(row for row in mine.rows() if row.get("deed") == "hang")
             timeout = 1 if hung else timeout
@@ -144,6 +146,7 @@ def test_a_process_that_crashes_or_hangs_costs_one_row(
     gpu.take_turn("part", mine, time.time() + 100, time.time() + 100, command)
     found = [(row["deed"], row.get("error")) for row in on_disk(tmp_path)]
     assert found == [("crash", "did not end"), ("well", None), ("hang", "did not end"), ("late", None)]
+    assert [process.returncode for process in sorted(processes, key=lambda p: p.pid)] == [3, -signal.SIGKILL, 0]
 
 
 def test_a_part_that_cannot_begin_is_left(part: Callable, tmp_path: Path) -> None:
