@@ -56,11 +56,16 @@ def save(content: Mapping[str, Any], folder: str | Path) -> Path:
         DataError: If the record lacks a field.
     """
     check(content)
-    device = content["machine"]["device"].lower().replace(" ", "-")
-    path = Path(folder) / f"{content['versions']['yolo-attn']}--{device}--{content['task']}.json"
+    path = Path(folder) / file_name(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1) + "\n")
     return path
+
+
+def file_name(content: Mapping[str, Any]) -> str:
+    """Return the name of a record's file, which says version, device and task."""
+    device = content["machine"]["device"].lower().replace(" ", "-")
+    return f"{content['versions']['yolo-attn']}--{device}--{content['task']}.json"
 
 
 def check(content: Mapping[str, Any]) -> None:

@@ -63,9 +63,8 @@ def measure_layer(form: str, layer: str, level: str, rounds: int) -> Row:
 
 def measure_step(form: str, layer: str, rounds: int) -> Row:
     """Return how many times longer a training step of yolov8n with a layer in the neck takes without a form."""
-    config = whole_model.graft(whole_model.tasks.yaml_model_load(whole_model.BASE), layer, "neck")
-    model = whole_model.build(config, "cpu")
-    step = whole_model.training_step(model, whole_model.batch_of(640, 2, "cpu"), "cpu", "fp32")
+    model = whole_model.build(layer, "neck", "cpu")
+    step = whole_model.training_step(model, whole_model.make_batch(640, 2, "cpu"), "cpu", "fp32")
     samples = interleave(_both(form, step), rounds)
     return {"form": form, "layer": layer, "step gain": ratio(samples["without"], samples["with"]), "times": samples}
 

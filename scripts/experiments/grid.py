@@ -105,7 +105,7 @@ def measure(
     if theirs is not None:
         try:
             row["difference"] = reference.difference(ours, theirs.to(device), x[:1].to(device))
-            _step(theirs, *_inputs(case, device, 1), case, device)(0)
+            make_step(theirs, *make_inputs(case, device, 1), case, device)(0)
             candidates["theirs"] = theirs
         except Exception as error:  # their code may fail in any way; ours is measured all the same
             row["note"] = f"theirs failed: {' '.join(str(error).split())[:200] or type(error).__name__}"
@@ -124,17 +124,17 @@ def measure(
 def _times(candidates: dict[str, nn.Module], case: Case, device: str, clock: str, rounds: int) -> Row:
     """Return median seconds of each candidate, forward alone and with backward, and the ratio theirs to ours."""
     row: Row = {}
-    inputs, weights = _inputs(case, device)
+    inputs, weights = make_inputs(case, device)
     if case.compiled:
         torch._dynamo.reset()
         candidates = {name: torch.compile(layer, dynamic=False) for name, layer in candidates.items()}  # type: ignore
         try:
             if "theirs" in candidates:
-                _step(candidates["theirs"], inputs, weights, case, device)(0)
+                make_step(candidates["theirs"], inputs, weights, case, device)(0)
         except Exception as error:  # not every code of other people can be compiled
             row["note"] = f"theirs cannot be compiled: {type(error).__name__}"
             del candidates["theirs"]
-    for kind, make in (("forward", _forward), ("training", _step)):
+    for kind, make in (("forward", _forward), ("training", make_step)):
         calls = {name: make(layer, inputs, weights, case, device) for name, layer in candidates.items()}
         samples = interleave(calls, rounds, clock)
         for name, times in samples.items():
@@ -149,8 +149,8 @@ def _memory(layer: nn.Module, case: Case, device: str) -> Row:
 
     The CPU's allocator keeps no peak; bytes kept for backward stand for it there.
     """
-    inputs, weights = _inputs(case, device, 1)
-    step = _step(layer, inputs, weights, case, device)
+    inputs, weights = make_inputs(case, device, 1)
+    step = make_step(layer, inputs, weights, case, device)
     with autocast(torch.device(device).type, case.precision):
         row: Row = {"saved": saved_bytes(layer, inputs[0])}
     if device.startswith("cuda"):
@@ -162,7 +162,7 @@ def _memory(layer: nn.Module, case: Case, device: str) -> Row:
     return row
 
 
-def _inputs(case: Case, device: str, count: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def make_inputs(case: Case, device: str, count: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return inputs and weights of the loss, by default enough of them that no cache of a GPU holds them all."""
     if not count:
         count = 2
@@ -189,7 +189,9 @@ def _forward(
     return call
 
 
-def _step(layer: nn.Module, inputs: list[torch.Tensor], weights: list[torch.Tensor], case: Case, device: str) -> Call:
+def make_step(
+    layer: nn.Module, inputs: list[torch.Tensor], weights: list[torch.Tensor], case: Case, device: str
+) -> Call:
     """Return a call that runs a layer forward and backward; batch norms of single values use running statistics."""
     layer.train(case.batch > 1 or not any(isinstance(m, nn.BatchNorm1d) for m in layer.modules()))
     wanted = [p for p in layer.parameters() if p.requires_grad]

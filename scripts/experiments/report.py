@@ -128,3 +128,61 @@ def _start(rows: Rows) -> str:
         times = f"{row['without'][0]:.3f} | {row['with'][0]:.3f}"
         lines.append(f"| `{row['program']}` | {row['pairs']} | {times} | {median:.3f} ({low:.3f}-{high:.3f}) |")
     return "\n".join(lines)
+
+
+def gpu_table(content: Mapping[str, Any]) -> str:
+    """Return the record of ``scripts/experiments/gpu.py`` as Markdown: a table a part, then what failed."""
+    good = [row for row in content["rows"] if "error" not in row]
+    tables = {"training": _training, "attention": _attention, "amp": _amp}
+    parts = []
+    for part, table in tables.items():
+        rows = [row for row in good if row["part"] == part]
+        parts += [table(rows)] if rows else []
+    layers = benchmark_table({"rows": [row for row in good if row["part"] in ("layers", "compiled")]})
+    failed = [f"- {_case(row)}: {row['error']}" for row in content["rows"] if "error" in row]
+    parts += [layers] if layers else []
+    parts += ["\n".join(["**Failed**", "", *failed])] if failed else []
+    return "\n\n".join(parts)
+
+
+def _training(rows: Rows) -> str:
+    base = {row["batch"]: row["interval"] for row in rows if row["model"] == "stock"}
+    lines = [
+        "**Training steps of Ultralytics' trainer**", "",
+        "| model | batch | images/s | step, ms | peak, GB | time over stock |", "|---" * 6 + "|",
+    ]  # fmt: skip
+    for row in rows:
+        peak = row.get("allocated", row.get("resident", 0)) / 1e9
+        over = f"{row['interval'] / base[row['batch']]:.3f}" if row["batch"] in base else "-"
+        numbers = f"{row['images/s']:.1f} | {row['step'] * 1e3:.3g} | {peak:.2f} | {over}"
+        lines.append(f"| {row['model']} | {row['batch']} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _attention(rows: Rows) -> str:
+    """Each layer and precision: the head widths seen, the operators taken, the widths each backend accepts."""
+    lines = ["**Attention**", "", "| layer | precision | head widths | takes | accepted by |", "|---" * 5 + "|"]
+    for layer, precision in dict.fromkeys((row["layer"], row["precision"]) for row in rows):
+        mine = [row for row in rows if (row["layer"], row["precision"]) == (layer, precision)]
+        widths = sorted({shape[-1] for row in mine for shape in row["heads"]})
+        taken = sorted({name.removeprefix("aten::_scaled_dot_product_") for row in mine for name in row["takes"]})
+        counts = {b: sum(not row["accepts"][b] for row in mine) for b in mine[0]["accepts"]}
+        accepted = ", ".join(f"{backend} {count}/{len(mine)}" for backend, count in counts.items())
+        lines.append(f"| {layer} | {precision} | {', '.join(map(str, widths))} | {', '.join(taken)} | {accepted} |")
+    return "\n".join(lines)
+
+
+def _amp(rows: Rows) -> str:
+    lines = [
+        "**AMP training, the layer in the neck**", "",
+        "| layer | steps | loss first | loss last | scale | skipped steps | losses not finite |", "|---" * 7 + "|",
+    ]  # fmt: skip
+    for row in rows:
+        losses = " | ".join("-" if x is None else f"{x:.4g}" for x in (row["loss first"], row["loss last"]))
+        bad = f"{row['steps with infinite gradients']} | {row['steps with a loss that is not finite']}"
+        lines.append(f"| {row['layer'] or 'none'} | {row['steps']} | {losses} | {row['scale']:g} | {bad} |")
+    return "\n".join(lines)
+
+
+def _case(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in row.items() if key not in ("error", "seconds"))

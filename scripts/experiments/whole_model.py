@@ -61,9 +61,8 @@ def measure(layer: str, place: str, device: str, rounds: int, side: int, batch: 
     """
     cuda = device.startswith("cuda")
     clock, precision = ("events", "fp16") if cuda else ("wall", "fp32")
-    plain = tasks.yaml_model_load(BASE)
-    models = {"without": build(plain, device), "with": build(graft(plain, layer, place), device)}
-    data = batch_of(side, batch, device)
+    models = {"without": build("", place, device), "with": build(layer, place, device)}
+    data = make_batch(side, batch, device)
     row: Row = {
         "layer": registry.find(layer).name, "place": place, "side": side, "batch": batch, "precision": precision,
     }  # fmt: skip
@@ -77,16 +76,17 @@ def measure(layer: str, place: str, device: str, rounds: int, side: int, batch: 
     return row | {"inference ratio": ratio(samples["with"], samples["without"]), "inference": samples}
 
 
-def build(config: dict[str, Any], device: str) -> Any:
-    """Return a model in train mode, always with the same weights."""
+def build(layer: str, place: str, device: str) -> Any:
+    """Return yolov8n in training mode, with a layer at a place unless its name is empty."""
+    config = tasks.yaml_model_load(BASE)
     torch.manual_seed(0)
     with surgery.silence():
-        model = surgery.build(config).to(device).train()
+        model = surgery.build(graft(config, layer, place) if layer else config).to(device).train()
     model.args = get_cfg()
     return model
 
 
-def batch_of(side: int, batch: int, device: str) -> dict[str, torch.Tensor]:
+def make_batch(side: int, batch: int, device: str) -> dict[str, torch.Tensor]:
     """Return images and boxes as the host's loader gives them."""
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(batch * _BOXES, 4, generator=generator) * 0.4 + 0.1

@@ -37,8 +37,7 @@ def flops(layer: str, shape: tuple[int, int, int, int]) -> tuple[int, int]:
         FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
         for _ in range(2)
     ]
-    # Under autocast the layers leave out what they do for the CPU alone, which may compute something twice.
-    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16):
+    with FakeTensorMode():
         module = registry.create(layer, shape[1]).eval()
         x = torch.randn(shape, requires_grad=True)
         with counters[0]:
