@@ -16,7 +16,7 @@ from yolo_attn.bench.measure import Call, interleave, ratio, saved_bytes
 
 USERS = {
     "_attention.attend": ("MHSA", "MHSALePE", "DAttention", "BiFormer", "CloAttention"),
-    "_depthwise.depthwise": ("CAA", "CPCA", "CloAttention", "MHSALePE"),
+    "_depthwise.depthwise": ("CAA", "CPCA", "CloAttention"),
     "caa.box_mean": ("CAA",),
     "cpca.CPCA.forward": ("CPCA",),
     "criss_cross.CrissCross._attend": ("CrissCross",),

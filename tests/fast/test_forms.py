@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_attn.bench.measure import saved_bytes
-from yolo_attn.layers import CAA, CPCA, MHSA, BiFormer, CloAttention, CrissCross, DAttention, MHSALePE
+from yolo_attn.layers import CAA, CPCA, MHSA, BiFormer, CloAttention, CrissCross, DAttention
 
 fast = pytest.importorskip("yolo_attn.fast", reason="the folder is optional")
 
@@ -35,8 +35,6 @@ USERS: dict[str, dict[str, tuple[Callable[[], nn.Module], str | None]]] = {
         "CAA wide": (lambda: CAA(8, 21, 5), "v_conv"),
         "CPCA": (lambda: CPCA(8), "dconv5_5"),
         "CloAttention": (lambda: CloAttention(8, 2, (2, 0), (5,), 2), "convs.0"),
-        "MHSALePE": (lambda: MHSALePE(32, 2), "lepe"),
-        "BiFormer": (lambda: BiFormer(32, 2, 2, side_dwconv=7), "lepe"),
     },
     "caa.box_mean": {"CAA": (lambda: CAA(8), None)},
     "cpca.CPCA.forward": {"CPCA": (lambda: CPCA(8), None)},
@@ -53,8 +51,7 @@ PARTS = [
     if part
 ]
 # The kernels of scaled_dot_product_attention have no second derivative; PyTorch's own limit.
-TWICE = [case for case in CASES if case.values[0] not in ("_attention.attend",) and case.values[1] not in (
-    "MHSALePE", "BiFormer")]  # fmt: skip
+TWICE = [case for case in CASES if case.values[0] != "_attention.attend"]
 
 
 def features(*shape: int, seed: int = 1) -> Tensor:
@@ -235,7 +232,7 @@ def test_whoever_looks_at_the_operations_gets_the_plain_ones(
     elif reason == "grad":
         torch.func.grad(lambda x: layer(x).square().sum())(x)
     elif reason == "dual":
-        if form == "_attention.attend" or user in ("MHSALePE", "BiFormer"):
+        if form == "_attention.attend":
             pytest.skip("scaled_dot_product_attention has no forward derivative")
         with forward_ad.dual_level():
             layer(forward_ad.make_dual(x, torch.ones_like(x)))

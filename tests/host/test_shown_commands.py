@@ -69,22 +69,22 @@ SLOW = {
     "python scripts/benchmark.py --against DIR --whole --start": (BENCHMARK, "| `yolo version` |"),
 }  # fmt: skip
 ELSEWHERE = {
-    "yolo-attn demo": "tests/host/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
-    "yolo version": "tests/host/test_benchmark_host.py::test_the_start_is_measured_with_and_without_the_hook",
+    "yolo-attn demo": "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
+    "yolo version": "tests/experiments/test_benchmark_host.py::test_the_start_is_measured_with_and_without_the_hook",
     "yolo-attn strip best.pt":
-        "tests/host/test_surgery.py::test_strip_gives_back_the_plain_model_and_refuses_where_gates_are_open",
+        "tests/host/model/test_surgery.py::test_strip_gives_back_the_plain_model_and_refuses_where_gates_are_open",
     "yolo train model=yolov8n-cbam.yaml data=my.yaml device=0,1":
         "tests/host/test_command.py::test_the_generated_multi_gpu_worker_knows_the_layers",
     "torchrun --nnodes 2 --node_rank 0 --nproc_per_node 4 --master_addr 10.0.0.1 --master_port 29500 --no-python "
     "yolo train model=yolov8n-cbam.yaml data=my.yaml device=0,1,2,3 batch=256 name=both exist_ok=True":
-        "tests/host/test_ranks.py::test_two_machines_train_one_model_and_report_once",
+        "tests/host/run/test_ranks.py::test_two_machines_train_one_model_and_report_once",
     "yolo train resume model=runs/detect/train/weights/last.pt":
-        "tests/host/test_run_guard.py::test_a_killed_training_resumes",
+        "tests/host/run/test_guard.py::test_a_killed_training_resumes",
     "pip uninstall yolo-attn": "tests/test_packaging.py::test_install_and_uninstall_leave_no_trace",
-    "python scripts/make_cfg.py": "tests/host/test_surgery.py::test_drop_ins_and_names_agree",
+    "python scripts/make_cfg.py": "tests/host/model/test_surgery.py::test_drop_ins_and_names_agree",
     "python scripts/make_docs.py": "tests/test_docs.py::test_generated_parts_are_those_of_the_registry_and_the_results",
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/yolo-attn demo":
-        "tests/host/test_demo.py::test_the_main_command_convinces",
+        "tests/host/run/test_demo.py::test_the_main_command_convinces",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest -n 2":
         "tests/test_docs.py::test_ci_runs_the_test_command_word_for_word",
     # These run the tests themselves: CI does.

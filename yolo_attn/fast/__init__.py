@@ -55,13 +55,12 @@ def find(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
         name: A key of ``FORMS``.
         args: The positional arguments; the first tensor among them says where the computation runs.
     """
-    if name not in FORMS or not _is_on.get():
+    forms = FORMS.get(name)
+    if forms is None or not _is_on.get():
         return None
     x = next((a for a in args if isinstance(a, Tensor)), None)
-    if x is None or not is_immediate(x) or not x.numel():
-        return None
-    path = FORMS[name].get(x.device.type)
-    return None if path is None else _load(path)
+    path = None if x is None else forms.get(x.device.type)
+    return _load(path) if path and is_immediate(x) and x.numel() else None
 
 
 def is_immediate(x: Tensor) -> bool:

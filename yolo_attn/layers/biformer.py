@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._attention import attend
-from ._depthwise import depthwise
 from ._layout import like
 from ._precision import no_autocast
 from ._windows import MODES, gather_windows, merge_windows, pool_windows, split_windows, window_means
@@ -140,7 +139,7 @@ class BiFormer(nn.Module):
             is_real = None if is_real is None else rearrange(is_real, "n m -> 1 1 (n m)")
         y = merge_windows(self._attend(q, tokens, is_real), self.n_win)  # (B, C, p h, p w)
         if self.side_dwconv:
-            y = y + depthwise(self.lepe, merge_windows(kv[..., self.qk_dim :], self.n_win))
+            y = y + self.lepe(merge_windows(kv[..., self.qk_dim :], self.n_win))
         y = rearrange(y[:, :, : x.shape[2], : x.shape[3]], "b c h w -> b h w c")
         return like(rearrange(self.wo(y) if self.param_attention == "qkvo" else y, "b h w c -> b c h w"), x)
 

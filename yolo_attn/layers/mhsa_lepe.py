@@ -12,7 +12,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._depthwise import depthwise
 from .mhsa import MHSA
 
 
@@ -69,5 +68,5 @@ class MHSALePE(MHSA):
         if self.side_dwconv:
             v = qkv[..., -self.channels :]
             source = x if self.lepe_on == "x" else rearrange(v, "b (h w) c -> b c h w", h=x.shape[2])
-            y = y + rearrange(depthwise(self.lepe, source), "b c h w -> b (h w) c")
+            y = y + rearrange(self.lepe(source), "b c h w -> b (h w) c")
         return self._to_map(self.proj(y), x)

@@ -19,7 +19,7 @@ from yolo_attn.coco import shapes
 from yolo_attn.errors import DataError
 from yolo_attn.host.run import demo
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_it_trains_as_it_says_and_leaves_an_earlier_run_alone(run, tmp_path: Path, host_settings) -> None:
