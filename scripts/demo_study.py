@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import evidence
+from yolo_attn.host.run import demo
 
 
 def main() -> None:
@@ -26,7 +27,9 @@ def main() -> None:
     for seed in given.seeds:
         rows.append(measure(seed))
         print(rows[-1], flush=True)
-        evidence.save(evidence.record("demo", {"seeds": given.seeds}, rows, command), given.out)
+        evidence.save(
+            evidence.record("demo", {"seeds": given.seeds, "command": demo.SETTINGS}, rows, command), given.out
+        )
 
 
 def measure(seed: int) -> dict[str, Any]:

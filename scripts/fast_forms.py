@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from experiments import evidence, forms
@@ -23,7 +24,7 @@ def main() -> None:
     settle_allocator()
     rows: list[forms.Row] = []
     settings = {"rounds": given.rounds, "threads": given.threads}
-    command = f"python scripts/fast_forms.py --rounds {given.rounds}"
+    command = f"python scripts/fast_forms.py {' '.join(sys.argv[1:])}".rstrip()
     for row in forms.measure_all(given.forms, given.rounds, given.threads, not given.no_steps):
         rows.append(row)
         content = evidence.record(TASK, settings, rows, command)

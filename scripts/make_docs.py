@@ -77,7 +77,10 @@ def differences(chinese: bool) -> str:
         sides = [
             ("`KeyError: 'CBAM'`", "可以训练"),
             (missing, "可以训练：任意模型、任意层、任意位置"),
-            (f"只到位 {arrived} / {all_of_them} 个张量", f"{kept} / {all_of_them} 个"),
+            (
+                f"只载入 {all_of_them} 个张量中的 {arrived} 个",
+                f"{all_of_them} 个全部载入" if kept == all_of_them else f"{kept} 个",
+            ),
             (f"插入后 mAP50-95 从 {base} 降到 {stock}", f"仍为 {ours}"),
             (missing, "可以训练，并给出官方 COCO 指标"),
         ]

@@ -11,7 +11,9 @@ from types import ModuleType
 import pytest
 from shown_commands import PAGES, ROOT, bare, blocks
 
+from experiments import evidence
 from yolo_attn.graft import split_name
+from yolo_attn.host.run import demo
 
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
@@ -33,12 +35,18 @@ def test_generated_parts_are_those_of_the_registry_and_the_results(page: Path, s
     assert script.render(page) == text, "run: python scripts/make_docs.py"
     markers = set(re.findall(r"<!-- /([\w-]+) -->", text))
     assert markers <= set(script.sections())
+    assert not re.search(r"<!-- ([\\w-]+) -->\\s*<!-- /\\1 -->", text), "an empty part"
+
+
+def test_the_demo_shown_is_the_demo() -> None:
+    record = evidence.load(ROOT / "results", "demo")
+    assert record is not None and record["settings"]["command"] == demo.SETTINGS
 
 
 def test_every_generated_part_has_a_page(script: ModuleType) -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for chinese in (False, True):
-        missing = [marker for marker, part in script.sections(chinese).items() if part not in text]
+        missing = [marker for marker, part in script.sections(chinese).items() if not part or part not in text]
         assert not missing, f"on no page: {missing}"
 
 

@@ -22,7 +22,7 @@ ORDER = (
     ("yolo_attn.layers",),
     ("yolo_attn.errors", "yolo_attn.cache", "yolo_attn._version"),
 )
-# Loads by name, when they are asked for: each layer's file stands alone without them.
+# Loads by name: each layer's file stands alone without them, and ``fast`` loads its forms when one is asked for.
 BY_NAME = {
     ("yolo_attn.layers", "yolo_attn.registry"): "the table says which names the package has",
     ("yolo_attn.layers.gated", "yolo_attn.registry"): "Gated('CBAM', 64), as rows and old scripts build it",

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -33,7 +34,8 @@ def measure_all(
         torch.set_num_threads(count)
         for layer, level in itertools.product(USERS[form], LEVELS):
             row = measure_layer(form, layer, level, rounds) | {"threads": count}
-            say(f"{form}: {layer} {level}, {count} threads: {row['gain'][0]:.2f}")
+            said = f"{row['gain'][0]:.2f}" if "gain" in row else "does not apply"
+            say(f"{form}: {layer} {level}, {count} threads: {said}")
             yield row
     for form in forms if whole else ():
         for layer in USERS[form]:
@@ -43,7 +45,10 @@ def measure_all(
 
 
 def measure_layer(form: str, layer: str, level: str, rounds: int) -> Row:
-    """Return how many times longer forward and backward take without a form, and the bytes kept without over with."""
+    """Return how many times longer forward and backward take without a form, and the bytes kept without over with.
+
+    Where the form declines, the row has neither.
+    """
     width, side = LEVELS[level]
     torch.manual_seed(0)
     module = registry.create(layer, width).train()
@@ -53,6 +58,8 @@ def measure_layer(form: str, layer: str, level: str, rounds: int) -> Row:
     def step(_: int) -> None:
         module(x).backward(grad)
 
+    if not _is_used(form, module, x):
+        return {"form": form, "layer": layer, "level": level}
     samples = interleave(_both(form, step), rounds)
     with_form = saved_bytes(module, x)
     with without(form):
@@ -79,6 +86,23 @@ def without(form: str) -> Iterator[None]:
         fast.FORMS[form] = entry
 
 
+def _is_used(form: str, module: torch.nn.Module, x: torch.Tensor) -> bool:
+    """Tell whether the form serves a layer on a map, rather than declining."""
+    load, seen = fast._load, []
+
+    def watch(path: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            y = load(path)(*args, **kwargs)
+            seen.append(path == fast.FORMS[form]["cpu"] and y is not NotImplemented)
+            return y
+
+        return call
+
+    with mock.patch.object(fast, "_load", watch):
+        module(x)
+    return any(seen)
+
+
 def _both(form: str, call: Call) -> dict[str, Call]:
     def plain(number: int) -> None:
         with without(form):
@@ -92,16 +116,17 @@ def forms_table(content: Mapping[str, Any]) -> str:
     rows, levels = content["rows"], list(LEVELS)
     steps = {(row["form"], row["layer"]): row["step gain"] for row in rows if "step gain" in row}
     lines = [
-        "| form | layer | threads | " + " | ".join(levels) + " | geometric mean | kept, P3 | step, neck |",
+        "| form | layer | threads | " + " | ".join(levels) + " | geometric mean | kept | step, neck |",
         "|---" * (6 + len(levels)) + "|",
     ]
     for key in dict.fromkeys((r["form"], r["layer"], r["threads"]) for r in rows if "gain" in r):
         form, layer, threads = key
         mine = {r["level"]: r for r in rows if "gain" in r and (r["form"], r["layer"], r["threads"]) == key}
-        gains = [mine[level]["gain"] for level in levels if level in mine]
-        mean = math.exp(sum(math.log(gain[0]) for gain in gains) / len(gains))
-        cells = [f"{gain[0]:.2f} ({gain[1]:.2f}-{gain[2]:.2f})" for gain in gains]
-        kept = f"{mine[levels[0]]['kept ratio']:.2f}" if levels[0] in mine else "-"
+        cells = [
+            "{:.2f} ({:.2f}-{:.2f})".format(*mine[level]["gain"]) if level in mine else "declines" for level in levels
+        ]
+        mean = math.exp(sum(math.log(r["gain"][0]) for r in mine.values()) / len(mine))
+        kept = f"{next(iter(mine.values()))['kept ratio']:.2f}"
         step = f"{steps[form, layer][0]:.3f}" if (form, layer) in steps else "-"
         lines.append(f"| `{form}` | {layer} | {threads} | " + " | ".join([*cells, f"{mean:.2f}", kept, step]) + " |")
     return "\n".join(lines)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from yolo_attn.layers import MHSA, CloAttention, MHSALePE
+from yolo_attn.bench.measure import saved_bytes
+from yolo_attn.layers import MHSA, BiFormer, CloAttention, DAttention, MHSALePE
+
+pytestmark = pytest.mark.usefixtures("form")
 
 # Sums of a few hundred products in float64.
 EXACT = 1e-12
@@ -124,6 +128,17 @@ def test_large_products_do_not_overflow_in_half_precision() -> None:
 def test_refusals(build: type, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**{"channels": 16} | arguments)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: MHSA(64), lambda: MHSALePE(64), lambda: DAttention(64), lambda: BiFormer(64, 2, qk_dim=32)],
+    ids=["MHSA", "MHSALePE", "DAttention", "BiFormer of two widths"],
+)
+def test_an_eighth_of_the_weights_is_kept_at_most(build: Callable[[], torch.nn.Module]) -> None:
+    side = 40
+    kept = saved_bytes(build(), torch.randn(1, 64, side, side, requires_grad=True))
+    assert kept < 8 * side**4 * 4 / 8  # 8 heads, float32
 
 
 def clo(layer: CloAttention, x: torch.Tensor) -> torch.Tensor:

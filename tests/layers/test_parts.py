@@ -100,6 +100,16 @@ def test_a_pruned_part_trains(name: str, path: str) -> None:
     assert (grad[part.weight_mask == 0] == 0).all() and (grad != 0).any()
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_norms_and_activations_are_called(name: str) -> None:
+    layer, seen = build(name), set()
+    parts = {n for n, m in layer.named_modules() if not list(m.children())}
+    for path in parts:
+        layer.get_submodule(path).register_forward_hook(lambda *_, path=path: seen.add(path))
+    layer(features(2, WIDTH, 9, 8))
+    assert seen == parts
+
+
 def test_hooks_on_every_module_see_the_parts() -> None:
     seen: list[str] = []
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__))

@@ -24,7 +24,7 @@ FORMS: dict[str, dict[str, str]] = {
     "_attention.attend": {"cpu": "cpu.attention:attend"},
     "_depthwise.depthwise": {"cpu": "cpu.depthwise:depthwise"},
     "caa.box_mean": {"cpu": "cpu.box_mean:box_mean"},
-    "cpca.CPCA.forward": {"cpu": "cpu.channels_last:forward"},
+    "cpca.CPCA.forward": {"cpu": "cpu.cpca:forward"},
     "criss_cross.CrissCross._attend": {"cpu": "cpu.criss_cross:attend"},
 }
 
@@ -36,6 +36,8 @@ _watchers: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", in
 @contextmanager
 def plain() -> Iterator[None]:
     """Compute every layer by its own forward in this block (and thread).
+
+    The backward pass of a checkpointed part computes it again, so it belongs into the block too.
 
     Example:
         >>> with plain():
@@ -56,7 +58,7 @@ def find(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
         args: The positional arguments; the first tensor among them says where the computation runs.
     """
     forms = FORMS.get(name)
-    if forms is None or not _is_on.get():
+    if forms is None or _is_compiling() or not _is_on.get():
         return None
     x = next((a for a in args if isinstance(a, Tensor)), None)
     path = None if x is None else forms.get(x.device.type)

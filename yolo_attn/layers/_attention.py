@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -10,7 +11,7 @@ from ._fast import may_be_fast
 
 @may_be_fast
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Return ``softmax(scale q k^T + mask) v``.
+    """Return ``softmax(scale q k^T + mask) v``; second derivatives need ``torch.nn.attention.sdpa_kernel`` with MATH.
 
     Args:
         q: Queries.
@@ -23,4 +24,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     Shape:
         ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory.
     """
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
+    width = v.shape[-1]
+    if torch.jit.is_tracing() or q.shape[-1] == width:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
+    # The kernels that hold no weights want one width.
+    q, k, v = (F.pad(t, (0, max(q.shape[-1], width) - t.shape[-1])) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)[..., :width]

@@ -14,6 +14,17 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
     return value
 
 
+def pair(name: str, value: Any, alone: bool = False) -> tuple[int, int]:
+    """Return ``value`` if it is two positive integers; with ``alone`` one integer stands for both."""
+    given = [value, value] if alone and isinstance(value, int) else value
+    if not isinstance(given, (list, tuple)) or len(given) != 2:
+        raise ValueError(
+            f"{name}={value!r} must be {'an integer >= 1 or two of them' if alone else 'two integers >= 1'}"
+        )
+    first, second = (name, name) if alone else (f"{name}[0]", f"{name}[1]")
+    return integer(first, given[0]), integer(second, given[1])
+
+
 def odd(name: str, value: Any, off: bool = False) -> int:
     """Return ``value`` if it is an odd positive integer; with ``off`` any value <= 0 counts as "none" and gives 0."""
     if off and isinstance(value, int) and not isinstance(value, bool) and value <= 0:

@@ -12,8 +12,7 @@ _GLOBAL_HOOKS = [getattr(hooks, f"_global{name}") for name in _HOOKS]
 def is_bare(part: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
     """Tell whether a call of ``part`` does what its class does and nothing more.
 
-    Not so if somebody wrapped, subclassed, patched, pruned or hooked it, as counters of operations, adapters and
-    quantisers do: they want it called.
+    Not so if somebody wrapped, subclassed, patched, pruned or hooked it: adapters, quantisers and counters want calls.
     """
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if type(part) not in kinds or "forward" in vars(part):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -96,12 +95,3 @@ def in_parts(
         return function(q, queries)
     parts = zip(q.split(part, 2), queries.split(part), strict=True)
     return torch.cat([checkpoint(function, *each, use_reentrant=False) for each in parts], 2)
-
-
-def check_size(name: str, value: Any) -> tuple[int, int]:
-    """Return a map's size as a pair; None means 20x20."""
-    pair = (20, 20) if value is None else value
-    pair = [pair, pair] if isinstance(pair, int) else pair
-    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-        raise ValueError(f"{name}={value!r} must be an integer >= 1 or two of them")
-    return check.integer(name, pair[0]), check.integer(name, pair[1])

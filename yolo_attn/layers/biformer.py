@@ -150,7 +150,7 @@ class BiFormer(nn.Module):
         return pool_windows(kv, real, self.kv_downsample_mode, *sizes, conv, self.training)
 
     def _route(self, q: Tensor, k: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the windows that each window attends to and their weights, decided in float32."""
+        """Return the windows that each window attends to and their weights; means of features decide, in float32."""
         if not self.diff_routing:
             q, k = q.detach(), k.detach()
         with no_autocast(q):

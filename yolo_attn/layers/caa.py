@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._depthwise import depthwise
 from ._fast import may_be_fast
+from ._layout import like
 from ._norm import batch_norm, fold_norm
 
 
@@ -84,6 +85,6 @@ class CAA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         u = self.conv1(box_mean(x))
         gate = self.conv2(depthwise(self.v_conv, depthwise(self.h_conv, u))).sigmoid().to(x.dtype)  # (B, C, H, W)
-        return gate if self.gate_only else x * gate
+        return like(gate if self.gate_only else x * gate, x)
 
     extra_repr = check.arguments

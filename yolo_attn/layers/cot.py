@@ -66,7 +66,7 @@ class CoT(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        keys = F.relu(batch_norm(self.key_embed[1], self.key_embed[0](x)))  # (B, C, H, W)
+        keys = self.key_embed[2](batch_norm(self.key_embed[1], self.key_embed[0](x)))  # (B, C, H, W)
         values = batch_norm(self.value_embed[1], self.value_embed[0](x))
         mix, norm, relu, last = self.attention_embed
         hidden = relu(batch_norm(norm, mix(torch.cat([keys, x], 1))))  # (B, C / 2, H, W)
@@ -77,7 +77,7 @@ class CoT(nn.Module):
 
     def _mean_logits(self, last: nn.Module, hidden: Tensor) -> Tensor:
         """Return the mean of the k * k logits of each channel."""
-        if is_bare(last, nn.Conv2d):  # one convolution of averaged weights, k * k times less work
+        if is_bare(last, nn.Conv2d) and last.bias is not None:  # one convolution of averaged weights, far less work
             return F.conv2d(hidden, *self._averages(last))
         return reduce(last(hidden), "b (c k) h w -> b c h w", "mean", c=self.channels)
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._attention import attend
 from ._layout import like
-from ._position_terms import check_size, choose_term, distance_bias, in_parts, make_term, resize_table
+from ._position_terms import choose_term, distance_bias, in_parts, make_term, resize_table
 from ._sample_points import even_grid, move_grid, sample
 
 # Numbers of a position term that are held at once; a map that needs more is worked through in parts.
@@ -126,7 +126,7 @@ class DAttention(nn.Module):
         if kv_size is not None:
             raise ValueError(f"kv_size={kv_size!r} has no effect; remove it (or write None)")
         self.kv_size = None
-        self.q_size = check_size("q_size", q_size)
+        self.q_size = check.pair("q_size", (20, 20) if q_size is None else q_size, alone=True)
         width, padding = channels // n_groups, 0 if ksize == stride else ksize // 2
         self.conv_offset = nn.Sequential(
             nn.Conv2d(width, width, ksize, stride, padding, groups=width),

@@ -84,8 +84,7 @@ class DoubleAttention(nn.Module):
         if self.reconstruct:
             descriptors = self.conv_reconstruct(descriptors)  # (B, C, n, 1)
         y = einsum(descriptors[..., 0], blend, "b c n, b n p -> b c p")
-        y = rearrange(y, "b c (h w) -> b c h w", h=x.shape[2])
-        y = y.to(x.dtype)
+        y = rearrange(y, "b c (h w) -> b c h w", h=x.shape[2]).to(x.dtype)
         return x + y if self.residual else y
 
     extra_repr = check.arguments

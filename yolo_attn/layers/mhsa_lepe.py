@@ -64,9 +64,8 @@ class MHSALePE(MHSA):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(rearrange(x, "b c h w -> b (h w) c"))  # (B, N, 3C)
-        y = self._attend(qkv)  # (B, N, C)
+        y, v = self._attend(qkv), qkv[..., -self.channels :]  # (B, N, C)
         if self.side_dwconv:
-            v = qkv[..., -self.channels :]
             source = x if self.lepe_on == "x" else rearrange(v, "b (h w) c -> b c h w", h=x.shape[2])
             y = y + rearrange(self.lepe(source), "b c h w -> b (h w) c")
         return self._to_map(self.proj(y), x)

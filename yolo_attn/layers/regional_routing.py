@@ -68,8 +68,8 @@ def regional_routing_attention(
     if region_graph.dim() != 4 or region_graph.is_floating_point():
         given = f"{region_graph.dtype} of shape {tuple(region_graph.shape)}"
         raise ValueError(f"region_graph is {given}; it must hold integers of shape (B, heads, regions, topk)")
-    size = _pair("region_size", region_size)
-    kv_size = size if kv_region_size is None else _pair("kv_region_size", kv_region_size)
+    size = check.pair("region_size", region_size)
+    kv_size = size if kv_region_size is None else check.pair("kv_region_size", kv_region_size)
     heads = region_graph.shape[1]
     q = _regions("query", query, size, heads, auto_pad)  # (B, heads, R, T, d)
     k = _regions("key", key, kv_size, heads, auto_pad)  # (B, heads, Rk, M, d)
@@ -85,12 +85,6 @@ def regional_routing_attention(
     # One batch dimension: fused kernels want four dimensions.
     o = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale)
     return _to_map(o.reshape(*q.shape[:4], v.shape[-1]), size, query)
-
-
-def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
-    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise ValueError(f"{name}={value!r} must be two integers >= 1")
-    return check.integer(f"{name}[0]", value[0]), check.integer(f"{name}[1]", value[1])
 
 
 def _regions(name: str, x: Tensor, size: tuple[int, int], heads: int, auto_pad: bool) -> Tensor:
@@ -114,8 +108,8 @@ def _gather(x: Tensor, graph: Tensor) -> Tensor:
     )
 
 
-def _to_map(x: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Undo ``_regions``: tokens back to a map, cropped to the height and width of ``like``."""
-    (rh, rw), (h, w) = size, like.shape[2:]
+def _to_map(x: Tensor, size: tuple[int, int], query: Tensor) -> Tensor:
+    """Undo ``_regions``: tokens back to a map, cropped to the height and width of the query."""
+    (rh, rw), (h, w) = size, query.shape[2:]
     y = rearrange(x, "b heads (j i) (h w) d -> b (heads d) (j h) (i w)", i=(w + rw - 1) // rw, h=rh, w=rw)
     return y[:, :, :h, :w].contiguous()

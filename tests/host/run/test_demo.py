@@ -79,7 +79,7 @@ def test_other_data_and_unknown_settings_are_refused(capsys: pytest.CaptureFixtu
     assert main(["demo", "epoch=3"]) == 1
     assert "epoch" in capsys.readouterr().err
     assert main(["demo", "epochs"]) == 1
-    assert "'epochs=' is not key=value" in capsys.readouterr().err
+    assert "'epochs' is not key=value" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -22,12 +22,19 @@ from .precision import FULL, autocast_dtype, without_autocast
 def attend(layer: nn.Module, x: Tensor) -> Any:
     """Stand in for one pass of ``CrissCross``, ``(B, C, H, W) -> (B, C, H, W)``, in full precision."""
     convs = (layer.query_conv, layer.key_conv, layer.value_conv)
-    if not all(is_bare(conv, nn.Conv2d) and conv.weight.dtype is x.dtype for conv in convs):
+    if not all(is_bare(conv, nn.Conv2d) and _is_pointwise(conv) for conv in convs):
         return NotImplemented
-    if x.dtype not in FULL or autocast_dtype() or not x.is_contiguous():
+    dtypes = {x.dtype, layer.gamma.dtype, *(conv.weight.dtype for conv in convs)}
+    if len(dtypes) > 1 or x.dtype not in FULL or autocast_dtype() or not x.is_contiguous():
         return NotImplemented
     tensors = (x, *(t for conv in convs for t in (conv.weight, conv.bias)), layer.gamma)
     return _Pass.apply(layer, *tensors) if torch.is_grad_enabled() else _compute(*tensors)[0]
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    """Tell whether a convolution is a linear map of every pixel, with a bias."""
+    is_small = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
+    return is_small and conv.groups == 1 and conv.bias is not None
 
 
 class _Pass(Function):
@@ -62,7 +69,8 @@ def _differentiable(layer: nn.Module, grad: Tensor, tensors: Sequence[Tensor], n
     # One tensor may have been computed from another: through the views only this layer's own paths count.
     x, *parameters = (t.view_as(t) for t in tensors)
     names = [f"layer.{part}_conv.{name}" for part in ("query", "key", "value") for name in ("weight", "bias")]
-    y = functional_call(_PlainPass(layer), dict(zip([*names, "layer.gamma"], parameters, strict=True)), x)
+    given = dict(zip([*names, "layer.gamma"], parameters, strict=True))
+    y = functional_call(_PlainPass(layer), given, x, tie_weights=False)
     wanted = [t for t, need in zip((x, *parameters), needs, strict=True) if need]
     found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
     return [next(found) if need else None for need in needs]

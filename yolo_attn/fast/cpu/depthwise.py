@@ -22,7 +22,7 @@ FAST_WIDTH = 3
 
 def depthwise(conv: nn.Module, x: Tensor) -> Any:
     """Stand in for ``layers._depthwise.depthwise`` where a gradient may be asked for."""
-    if not is_bare(conv, nn.Conv2d):
+    if not is_bare(conv, nn.Conv2d) or not _keeps_the_size(conv):
         return NotImplemented
     kh, kw = conv.kernel_size
     dtype = autocast_dtype() or x.dtype
@@ -34,6 +34,14 @@ def depthwise(conv: nn.Module, x: Tensor) -> Any:
         return NotImplemented
     bias = None if conv.bias is None else conv.bias.to(dtype)
     return _Depthwise.apply(x.to(dtype), conv.weight.to(dtype), bias)
+
+
+def _keeps_the_size(conv: nn.Conv2d) -> bool:
+    """Tell whether a convolution is depthwise, of stride 1, and padded with the zeros that keep the map's size."""
+    kh, kw = conv.kernel_size
+    is_dense = conv.stride == conv.dilation == (1, 1) and kh % 2 == kw % 2 == 1
+    is_padded = conv.padding == (kh // 2, kw // 2) and conv.padding_mode == "zeros"
+    return is_dense and is_padded and conv.groups == conv.in_channels == conv.out_channels
 
 
 class _Depthwise(Function):

@@ -37,6 +37,9 @@ def run(overrides: Sequence[str] = (), say: Callable[[str], None] = print) -> Pa
     Raises:
         DataError: If a word cannot be used, or names other data.
     """
+    wrong = [word for word in overrides if "=" not in word]
+    if wrong:
+        raise DataError(f"{wrong[0]!r} is not key=value")
     given = dict(word.partition("=")[::2] for word in overrides)
     if given.get("data", DATA) != DATA:
         raise DataError(f"yolo-attn demo trains on {DATA}; for other data: yolo train data={given['data']}")
@@ -46,7 +49,9 @@ def run(overrides: Sequence[str] = (), say: Callable[[str], None] = print) -> Pa
     record = train_val.train(**arguments)
     folder, weights = Path(record["save_dir"]), _from_here(record["weights"])
     picture = draw_predictions(weights, validation_images(), folder / PICTURE, arguments["imgsz"])
-    numbers = record["coco"]["bbox"]
+    numbers = (record.get("coco") or {}).get("bbox")
+    if numbers is None:
+        raise DataError(f"{' '.join(overrides)}: this run was not validated, so there is no score to show")
     count = len(validation_images())
     say(f"\nmAP50 {numbers['AP50']:.2f}, mAP50-95 {numbers['AP']:.2f} on {count} images it was not trained on.")
     say(f"Open the picture:   {_from_here(picture)}")
