@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -52,6 +53,7 @@ def measure_all(
                 f"inference {row['inference ratio'][0]:.3f}x, memory {row['memory ratio']:.3f}x"
             )
             yield row
+            gc.collect()  # a model's graphs are in cycles; left alone they fill the memory
 
 
 def measure(layer: str, place: str, device: str, rounds: int, side: int, batch: int) -> Row:

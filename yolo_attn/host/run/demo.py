@@ -16,7 +16,7 @@ from . import train_val
 DATA = "shapes.yaml"
 # Small pictures, small batches, each a step of the optimiser, and no mosaics: quick to learn on a CPU.
 SETTINGS = {
-    "model": "yolov8n-cbam.yaml", "data": DATA, "epochs": "40", "imgsz": "128", "batch": "8", "nbs": "8",
+    "model": "yolov8n-cbam.yaml", "data": DATA, "epochs": "30", "imgsz": "128", "batch": "8", "nbs": "8",
     "mosaic": "0", "optimizer": "AdamW", "lr0": "0.0015", "warmup_epochs": "1", "amp": "False", "plots": "False",
     "name": "demo",
 }  # fmt: skip
