@@ -23,13 +23,17 @@ Run = Callable[..., subprocess.CompletedProcess]
 def host_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment that keeps the host's settings and our caches away from the user's and from the network."""
     home = tmp_path_factory.mktemp("home")
-    return {
+    settings = {
         "YOLO_CONFIG_DIR": str(home),
         "YOLO_ATTN_CACHE": str(home / "cache"),
         "YOLO_OFFLINE": "true",
         "YOLO_AUTOINSTALL": "false",
         "OMP_NUM_THREADS": "1" if "PYTEST_XDIST_WORKER" in os.environ else "2",
     }
+    # Runs go below the working directory, wherever the host itself is installed (in a checkout, they would go there).
+    code = "from ultralytics.utils import SETTINGS; SETTINGS.update({'runs_dir': 'runs'})"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **settings}, check=True, capture_output=True)
+    return settings
 
 
 @pytest.fixture
@@ -39,7 +43,8 @@ def run(tmp_path: Path, host_settings: dict[str, str]) -> Run:
     def run(*command: str, ok: bool = True, **env: str) -> subprocess.CompletedProcess:
         program, *rest = command
         path = {"python": sys.executable}.get(program, str(Path(sys.executable).with_name(program)))
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "ULTRALYTICS_", "PYTEST_"))}
+        ours = ("YOLO_", "ULTRALYTICS_", "PYTEST_")
+        clean = {k: v for k, v in os.environ.items() if k == "YOLO_ATTN_FAST" or not k.startswith(ours)}
         done = subprocess.run(
             [path, *rest],
             cwd=tmp_path,

@@ -67,6 +67,9 @@ SLOW = {
         "--models yolov8n.yaml --rounds 1 --epochs 2 --imgsz 64 --batch 4 --workers 0 --out out", "images/s"
     ),
     "python scripts/benchmark.py --against DIR --whole --start": (BENCHMARK, "| `yolo version` |"),
+    "python scripts/fast_forms.py": (
+        "--forms caa.box_mean --rounds 2 --threads 1 --no-steps -o out", "| `caa.box_mean` |"
+    ),
 }  # fmt: skip
 ELSEWHERE = {
     "yolo-attn demo": "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
@@ -81,6 +84,8 @@ ELSEWHERE = {
     "yolo train resume model=runs/detect/train/weights/last.pt":
         "tests/host/run/test_guard.py::test_a_killed_training_resumes",
     "pip uninstall yolo-attn": "tests/test_packaging.py::test_install_and_uninstall_leave_no_trace",
+    "python scripts/experiments/gpu.py":
+        "tests/experiments/test_gpu.py::test_all_parts_run_through_with_tiny_settings",
     "python scripts/make_cfg.py": "tests/host/model/test_surgery.py::test_drop_ins_and_names_agree",
     "python scripts/make_docs.py": "tests/test_docs.py::test_generated_parts_are_those_of_the_registry_and_the_results",
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/yolo-attn demo":
