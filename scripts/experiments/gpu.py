@@ -75,7 +75,7 @@ class Record:
 
     def write(self, rows: list[Row]) -> Path:
         """Write the rows."""
-        command = "python scripts/experiments/gpu.py --minutes 12"
+        command = "python scripts/experiments/gpu.py"
         return evidence.save(evidence.record(TASK, self.settings, without_nan(rows), command), self.out)
 
     def resume(self) -> None:
