@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
+
+# HYPOTHESIS_PROFILE=thorough tries 2,000 cases of every property; the suite tries a few, the same ones each time.
+_checks = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+settings.register_profile("few", max_examples=30, derandomize=True, **_checks)
+settings.register_profile("thorough", max_examples=2000, **_checks)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # one process per core; threads beside them would only wait for each other
