@@ -34,6 +34,10 @@ class HostError(YoloAttnError, RuntimeError):
     """The installed Ultralytics cannot be patched safely."""
 
 
+class CheckpointError(YoloAttnError, RuntimeError):
+    """A checkpoint that cannot be used the way it was asked for."""
+
+
 class DataError(YoloAttnError, ValueError):
     """COCO-format data that cannot be used."""
 

@@ -34,7 +34,8 @@ def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> Pairs:
     for i in reversed(range(n)):
         for j in reversed(range(m)):
             if kinds[0][i] == kinds[1][j]:
-                score[i][j] = _score(shapes[0][i], shapes[1][j], is_attention(source[i]))
+                attention = is_attention(source[i]) or is_attention(target[j])
+                score[i][j] = _score(shapes[0][i], shapes[1][j], attention)
             matched = score[i][j] + best[i + 1][j + 1] if score[i][j] else 0
             best[i][j] = max(matched, best[i + 1][j], best[i][j + 1])
     pairs, i, j = {n: m}, 0, 0

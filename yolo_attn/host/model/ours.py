@@ -25,9 +25,11 @@ def repeats(layer: nn.Module) -> list[nn.Module]:
 
 
 def kind_of(layer: nn.Module) -> tuple[str, int]:
-    """Return the name of a layer's class, without its gate, and its number of repeats."""
+    """Return the name of a layer's class, without its gate and as our table has it, and its number of repeats."""
     parts = [part.layer if isinstance(part, Gated) else part for part in repeats(layer)]
-    return type(parts[0]).__name__, len(parts)
+    name = type(parts[0]).__name__
+    known = registry.names().get(name)
+    return known.name if known else name, len(parts)
 
 
 def plain_state(layer: nn.Module) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from ...graft import set_gate, split_arguments
 from ...layers.gated import GAIN, Gated
+from . import foreign
 from .align import Pairs, align
 from .ours import is_attention, kind_of, plain_state, repeats
 
@@ -35,10 +36,11 @@ def load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
         if not any(is_attention(layer) for layer in (*source, *target)):
             return original(self, weights, *args, **kwargs)
         pairs = align(source, target)
+        taken = _judge_foreign(base, self, pairs)
         _match_gates(self, source, pairs)
         result = original(self, _replace(weights, _renumbered(base, self, pairs)), *args, **kwargs)
         new = _open_identity(self, source, pairs)
-        report = reports[self] = _compare(base, self, pairs, new)
+        report = reports[self] = _compare(base, self, pairs, new, taken)
         if report.complete and _placeholder_names(self) and len(getattr(base, "names", ())) == len(self.names):
             self.names = dict(base.names)
         if kwargs.get("verbose", args[0] if args else True):
@@ -73,6 +75,20 @@ def _replace(weights: Any, base: Any) -> Any:
     if not isinstance(weights, dict):
         return base
     return {**weights, **{key: base for key in ("ema", "model") if weights.get(key) is not None}}
+
+
+def _judge_foreign(base: Any, model: Any, pairs: Pairs) -> list[str]:
+    """Drop the pairs of a foreign layer and one of ours that computes something else; describe those that stay."""
+    taken = []
+    for i in foreign.foreign_layers(base):
+        if i not in pairs or not is_attention(model.model[pairs[i]]):
+            continue
+        found = foreign.difference(base.model[i], model.model[pairs[i]])
+        if foreign.is_same(found):
+            taken.append(f"{i} {_name(base.model[i])} is {foreign.judged(base.model[i], found)}")
+        else:
+            del pairs[i]
+    return taken
 
 
 def _renumbered(base: Any, model: Any, pairs: Pairs) -> Any:
@@ -165,7 +181,9 @@ class Report:
         arrived: Number of tensors of the base that fit.
         total: Number of tensors of the base.
         new: Layers of the model without a counterpart, as text.
-        lost: Layers of the base without a counterpart, as text.
+        lost: Other layers of the base without a counterpart, as text.
+        foreign: Layers of the base that bear a name of ours and compute something else, as text.
+        taken: Layers of the base of another class than ours whose weights ours took over, as text.
         misfits: Tensors of another shape, as text.
         hint: What would fit.
     """
@@ -174,6 +192,8 @@ class Report:
     total: int
     new: list[str]
     lost: list[str]
+    foreign: list[str]
+    taken: list[str]
     misfits: list[str]
     hint: str
 
@@ -190,6 +210,10 @@ class Report:
         if self.new:
             line += f"; new: {', '.join(self.new)}"
         LOGGER.info(line)
+        for text in self.taken:
+            LOGGER.info(f"Its weights are carried over: {text}")
+        for text in self.foreign:
+            LOGGER.warning(f"Not carried over: {text}")
         if self.lost:
             LOGGER.warning(f"Layers of the base that this model has not: {', '.join(self.lost)}")
         if self.misfits:
@@ -203,11 +227,15 @@ class Report:
 reports: weakref.WeakKeyDictionary[nn.Module, Report] = weakref.WeakKeyDictionary()
 
 
-def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int]) -> Report:
-    arrived, misfits, lost = 0, [], []
+def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int], taken: Sequence[str] = ()) -> Report:
+    arrived, misfits, lost, others = 0, [], [], []
+    foreigners = foreign.foreign_layers(base)
     for i, layer in enumerate(base.model):
         if i not in pairs:
-            lost.append(f"{i} {_name(layer)}")
+            if i in foreigners:
+                others.append(f"layer {i}, {_name(layer)}, is {foreign.path_of(layer)}, another function than ours")
+            else:
+                lost.append(f"{i} {_name(layer)}")
             continue
         j, gated = pairs[i], [isinstance(part, Gated) for part in repeats(layer)]
         theirs = plain_state(model.model[j])
@@ -224,7 +252,7 @@ def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int]) -> Report:
     total = len(base.model.state_dict())
     described = [f"{j} {_name(model.model[j])}{_start(model.model[j])}" for j in new if is_attention(model.model[j])]
     described += [f"{j} {_name(model.model[j])}" for j in new if not is_attention(model.model[j])]
-    return Report(arrived, total, described, lost, misfits, _hint(base, model, len(misfits), total))
+    return Report(arrived, total, described, lost, others, [*taken], misfits, _hint(base, model, len(misfits), total))
 
 
 def _name(layer: nn.Module) -> str:

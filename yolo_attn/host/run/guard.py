@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..model import foreign, transfer
 from ..model.ours import readable
 from . import checkpoints, nonfinite
 from .events import Run, bare, begin, is_ours, leave, listen, log, runs
@@ -112,10 +113,13 @@ def final_eval_joint(original: Function) -> Function:
 
 
 def resume_training_joint(original: Function) -> Function:
-    """Return ``BaseTrainer.resume_training`` after which a run with all its epochs gets its final validation."""
+    """Return ``BaseTrainer.resume_training`` that refuses foreign weights and repeats a cut off final validation."""
 
     @functools.wraps(original)
     def resume_training(self: Any, ckpt: Any, *args: Any, **kwargs: Any) -> Any:
+        report = transfer.reports.get(bare(self.model))
+        if self.resume and report is not None and report.foreign:
+            raise foreign.refusal(self.args.model, report.foreign)
         done = isinstance(ckpt, dict) and ckpt.get("optimizer") is not None and ckpt.get("epoch", -1) + 1 >= self.epochs
         if done and self.resume and _rank() == -1 and is_ours(self):
             self.epoch, self.start_epoch = ckpt["epoch"], ckpt["epoch"] + 1
