@@ -56,8 +56,7 @@ def papers(chinese: bool) -> str:
     """Return the README's table of layers: name, paper, row."""
     lines = ["| 名称 | 论文 | 一行配置 |" if chinese else "| name | paper | row |", "|---|---|---|"]
     for layer in registry.TABLE:
-        paper = f"[{layer.paper}](https://arxiv.org/abs/{layer.arxiv}), {layer.year}"
-        lines.append(f"| {layer.name} | {paper} | `- [-1, 1, {layer.name}, []]` |")
+        lines.append(f"| {layer.name} | {layer.cited()} | `- [-1, 1, {layer.name}, []]` |")
     return "\n".join(lines)
 
 

@@ -31,6 +31,8 @@ ZERO_GRADIENT = {
     "CAA": r"v_conv\.bias",
     "CrissCross": r"key_conv\.bias",
     "DAttention": r"proj_k\.bias",
+    "GAM": r"spatial_attention\.[03]\.bias",
+    "SK": r"convs\.\d\.conv\.bias",
 }
 
 CLASS_PATHS = {
@@ -48,6 +50,14 @@ CLASS_PATHS = {
     "CoT": "yolo_attn.layers.cot:CoT",
     "CPCA": "yolo_attn.layers.cpca:CPCA",
     "DAttention": "yolo_attn.layers.dattention:DAttention",
+    "ECA": "yolo_attn.layers.eca:ECA",
+    "EMA": "yolo_attn.layers.ema:EMA",
+    "SimAM": "yolo_attn.layers.simam:SimAM",
+    "GAM": "yolo_attn.layers.gam:GAM",
+    "Triplet": "yolo_attn.layers.triplet:Triplet",
+    "Shuffle": "yolo_attn.layers.shuffle:Shuffle",
+    "MLCA": "yolo_attn.layers.mlca:MLCA",
+    "SK": "yolo_attn.layers.sk:SK",
 }
 
 
@@ -59,6 +69,8 @@ def build(layer: Layer, width: int = WIDTH, seed: int = 0) -> nn.Module:
         for name, parameter in module.named_parameters():
             if name.endswith("gamma"):
                 parameter.fill_(0.8)
+            elif not parameter.any():
+                parameter.normal_(std=0.3)
     return module
 
 
@@ -101,6 +113,8 @@ def test_every_parameter_gets_a_gradient_and_moves_within_two_steps(layer: Layer
     width = 128  # hidden layers of several units: not all of them start dead behind a ReLU
     module = registry.create(layer.name, width).train()
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
+    if not start:
+        pytest.skip("no parameters")
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     x, w = features(4, width, *SIZES[0]), features(4, width, *SIZES[0], seed=2)
     for _ in range(2):

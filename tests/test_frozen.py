@@ -56,10 +56,19 @@ CLASSES = {
     "dattention.DAttention",
     "dattention._ChannelNorm",
     "double_attention.DoubleAttention",
+    "eca.ECA",
+    "ema.EMA",
+    "gam.GAM",
     "gated.Gated",
     "mhsa.MHSA",
     "mhsa_lepe.MHSALePE",
+    "mlca.MLCA",
     "se.SE",
+    "shuffle.Shuffle",
+    "simam.SimAM",
+    "sk.SK",
+    "triplet.Triplet",
+    "triplet._PlaneGate",
 }
 
 # A user's process: it imports the host alone. A file that does not load is an error's text, one that does a number.

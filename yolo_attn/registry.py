@@ -31,6 +31,11 @@ class Layer:
     year: int = 0
     arxiv: str = ""
 
+    def cited(self) -> str:
+        """Return paper and year in Markdown, linked where arXiv has it."""
+        title = f"[{self.paper}](https://arxiv.org/abs/{self.arxiv})" if self.arxiv else self.paper
+        return f"{title}, {self.year}"
+
     def load(self) -> type[nn.Module]:
         """Import and return the class."""
         module, _, name = self.path.partition(":")
@@ -103,6 +108,37 @@ TABLE: tuple[Layer, ...] = (
         "n_heads n_groups attn_drop proj_drop stride offset_range_factor use_pe dwc_pe no_off fixed_pe ksize log_cpb "
         "kv_size q_size",
         "Vision Transformer with Deformable Attention", 2022, "2201.00520",
+    ),
+    _layer(
+        "ECA", "eca", "eca", "ECAAttention EfficientChannelAttention eca_layer EcaModule", "kernel_size gamma b bias",
+        "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", 2019, "1910.03151",
+    ),
+    _layer(
+        "EMA", "ema", "ema", "EMA_attention EMA_Attention", "factor",
+        "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", 2023, "2305.13563",
+    ),
+    _layer(
+        "SimAM", "simam", "simam", "simam_module", "e_lambda",
+        "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks", 2021, "",
+    ),
+    _layer(
+        "GAM", "gam", "gam", "GAM_Attention GAMAttention", "rate channel_sigmoid grouped",
+        "Global Attention Mechanism: Retain Information to Enhance Channel-Spatial Interactions", 2021, "2112.05561",
+    ),
+    _layer(
+        "Triplet", "triplet", "triplet", "TripletAttention", "no_spatial",
+        "Rotate to Attend: Convolutional Triplet Attention Module", 2020, "2010.03045",
+    ),
+    _layer(
+        "Shuffle", "shuffle", "shuffle", "ShuffleAttention sa_layer SA", "groups",
+        "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", 2021, "2102.00240",
+    ),
+    _layer(
+        "MLCA", "mlca", "mlca", "", "local_size gamma b local_weight",
+        "Mixed local channel attention for object detection", 2023, "",
+    ),
+    _layer(
+        "SK", "sk", "sk", "SKAttention", "kernels reduction group L", "Selective Kernel Networks", 2019, "1903.06586",
     ),
 )
 # fmt: on
@@ -289,6 +325,5 @@ def markdown() -> str:
     for layer in TABLE:
         parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
         aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
-        paper = f"[{layer.paper}](https://arxiv.org/abs/{layer.arxiv}), {layer.year}"
-        rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {paper} | `{_usage(parameters)}` |")
+        rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {layer.cited()} | `{_usage(parameters)}` |")
     return "\n".join(rows)

@@ -15,8 +15,8 @@ from torch import nn
 from yolo_attn import registry
 from yolo_attn.errors import DataError
 
-# Class names under which each layer circulates; the first that the folder defines is taken. The width is their first
-# argument and all others keep their defaults, but for those in ARGUMENTS.
+# Class names under which a layer circulates, if not under its own and its aliases; the first that the folder defines is
+# taken. The width is their first argument and all others keep their defaults, but for those in ARGUMENTS.
 CLASSES: dict[str, tuple[str, ...]] = {
     "SE": ("SEAttention", "SE"),
     "DoubleAttention": ("DoubleAttention", "A2Attention"),

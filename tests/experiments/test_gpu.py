@@ -15,6 +15,7 @@ import pytest
 
 from experiments import evidence, gpu, report
 from experiments.gpu_rows import Plan
+from yolo_attn import registry
 
 STEPS = {"interval": 0.1, "step": 0.08, "images/s": 160.0, "allocated": 2e9}
 LOSSES = {"loss first": 2.0, "loss last": None, "scale": 65536.0}
@@ -68,9 +69,9 @@ def test_parts_take_turns_in_order_and_the_time_is_shared_out() -> None:
 def test_the_first_rows_are_the_ones_that_matter_most() -> None:
     cases = [part.cases(Plan()) for part in gpu.PARTS.values()]
     assert [case["model"] for case in cases[0][:3]] == ["stock", "plain", "cbam"] and cases[0][0]["batch"] == 16
-    assert (cases[1][0], len(cases[1])) == ({"what": "ceilings"}, 1 + 14 * 3 * 2 * 2)
+    assert (cases[1][0], len(cases[1])) == ({"what": "ceilings"}, 1 + len(registry.TABLE) * 3 * 2 * 2)
     assert {row["precision"] for row in cases[2]} == {"bf16", "fp16", "fp32"}
-    assert len(cases[3]) == 15
+    assert len(cases[3]) == 1 + len(registry.TABLE)
     for found in cases:
         assert json.loads(json.dumps(found)) == found, "a case is found again in the record"
 
@@ -185,8 +186,8 @@ def test_all_parts_run_through_with_tiny_settings(tmp_path: Path) -> None:
     assert [row for row in content["rows"] if "error" in row] == []
     assert {row["model"]: row["ours"] for row in rows["training"]} == {"stock": False, "cbam": True}
     assert all(len(row["steps"]) == 3 and row["images/s"] > 0 for row in rows["training"])
-    assert len(rows["layers"]) == 1 + 14 * 2 and rows["layers"][0]["rates"]["bandwidth"] > 1e8
+    assert len(rows["layers"]) == 1 + len(registry.TABLE) * 2 and rows["layers"][0]["rates"]["bandwidth"] > 1e8
     assert all(row["heads"] and row["takes"] for row in rows["attention"]), "attention goes through PyTorch's operator"
-    assert all(row["weights are finite"] for row in rows["amp"]) and len(rows["amp"]) == 15
+    assert all(row["weights are finite"] for row in rows["amp"]) and len(rows["amp"]) == 1 + len(registry.TABLE)
     assert all(row["compiled"] for row in rows["compiled"]) and rows["compiled"]
     assert str(tmp_path) not in path.read_text()

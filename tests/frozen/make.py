@@ -42,6 +42,14 @@ PLAIN: dict[str, Row] = {
     "cot": ("CoT", {}),
     "cpca": ("CPCA", {}),
     "dat": ("DAttention", {"n_heads": 4, "n_groups": 2}),
+    "eca": ("ECA", {}),
+    "ema": ("EMA", {"factor": 4}),
+    "simam": ("SimAM", {}),
+    "gam": ("GAM", {}),
+    "triplet": ("Triplet", {}),
+    "shuffle": ("Shuffle", {"groups": 4}),
+    "mlca": ("MLCA", {}),
+    "sk": ("SK", {}),
 }
 UNGATED = {"crisscross"}  # starts as the identity by a scalar of its own
 GATED: dict[str, Row] = {
@@ -77,6 +85,11 @@ OPTIONS: dict[str, Row] = {
     "dat-fixed": ("DAttention", dict(_DAT, dwc_pe=False, fixed_pe=True, q_size=[4, 3])),
     "dat-no-offsets": ("DAttention", dict(_DAT, stride=2, no_off=True)),
     "dat-stride": ("DAttention", dict(_DAT, stride=2, use_pe=False)),
+    "eca-bias": ("ECA", {"kernel_size": 5, "bias": True}),
+    "gam-grouped": ("GAM", {"channel_sigmoid": False, "grouped": True}),
+    "triplet-two-planes": ("Triplet", {"no_spatial": True}),
+    "mlca-local": ("MLCA", {"local_size": 3, "gamma": 1, "local_weight": 0.8}),
+    "sk-groups": ("SK", {"kernels": [3, 5], "reduction": 2, "group": 4, "L": 4}),
 }
 CASES: dict[str, Row] = {**PLAIN, **GATED, **OPTIONS}
 

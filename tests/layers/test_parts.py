@@ -22,7 +22,7 @@ PARTS = [
     (layer, name)
     for layer in LAYERS
     for name, part in registry.create(layer, WIDTH, **OPTIONS.get(layer, {})).named_modules()
-    if isinstance(part, (nn.Conv2d, nn.Linear))
+    if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear))
 ]
 
 
@@ -38,6 +38,8 @@ def build(name: str) -> nn.Module:
         for key, parameter in layer.named_parameters():
             if key.endswith("gamma"):
                 parameter.fill_(0.8)
+            elif not parameter.any():
+                parameter.normal_(std=0.3)
     return layer
 
 

@@ -68,6 +68,13 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
+def positive(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a finite number above 0 (no ``bool``)."""
+    if number(name, value) <= 0:
+        raise ValueError(f"{name}={value!r} must be a number > 0")
+    return float(value)
+
+
 def scale(name: str, value: Any, default: float) -> float:
     """Return ``value`` if it is a positive finite number, ``default`` for None or 0."""
     if value is None:

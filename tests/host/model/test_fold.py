@@ -24,7 +24,7 @@ tasks = pytest.importorskip("ultralytics.nn.tasks")
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 # Layers with batch norms inside, and how many.
-INSIDE = {"BAM": 7, "CAA": 2, "CoordAtt": 1, "CoT": 3}
+INSIDE = {"BAM": 7, "CAA": 2, "CoordAtt": 1, "CoT": 3, "GAM": 2, "Triplet": 3, "SK": 4}
 LIMIT = 1e-5  # float32 noise of a convolution with other factors, relative to the largest entry
 
 

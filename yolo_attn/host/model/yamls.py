@@ -138,7 +138,7 @@ def drop_in_files() -> dict[str, str]:
             scaled = name.replace("yolov8", "yolov8n")
             title = (
                 f"YOLOv8 with {layer.name} {words}.\n"
-                f"{layer.paper}, {layer.year}, arXiv {layer.arxiv}.\n"
+                f"{layer.paper}, {layer.year}{layer.arxiv and f', arXiv {layer.arxiv}'}.\n"
                 f"Use: yolo train model={scaled} data=shapes.yaml (scales n, s, m, l, x)"
             )
             files[name] = to_yaml(graft(base, layer.name, place), title)

@@ -1,0 +1,86 @@
+"""MLCA gates every channel by an ECA over the whole map, mixed with one in each cell of a coarse grid.
+
+Paper: Mixed local channel attention for object detection, Engineering Applications of Artificial Intelligence, 2023.
+Official code: wandahangFY/MLCA (GPL-3.0), after its fix of December 2023.
+Differs: nothing in function. Copies older than the fix mix the images of a batch and agree for one image only.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from . import _checks as check
+from .eca import adaptive_kernel_size
+
+
+def bin_means(length: int, cells: int, like: Tensor) -> Tensor:
+    """Return the matrix that takes ``length`` values to the means of ``cells`` bins, as adaptive pooling makes them.
+
+    Bin r runs from ``floor(r length / cells)`` to before ``ceil((r + 1) length / cells)``; with more cells than values
+    it repeats them. The matrix is ``(cells, length)``, in the dtype and on the device of ``like``.
+    """
+    r = torch.arange(cells, device=like.device)[:, None]
+    j = torch.arange(length, device=like.device)
+    inside = ((j + 1) * cells > r * length) & (j * cells < (r + 1) * length)
+    return inside.to(like.dtype) / inside.sum(1, keepdim=True).to(like.dtype)
+
+
+class MLCA(nn.Module):
+    """Rescale every element of the map by a gate in (0, 1) of its channel in the map and in its cell of a grid.
+
+    ``p = pool(x)`` to the grid; ``g = sigmoid(conv(mean(p)))`` along the channels, ``l = sigmoid(conv_local(p))`` along
+    the channels of all cells in a row; ``y = x * ((1 - local_weight) g + local_weight unpool(l))``.
+
+    Paper: Mixed local channel attention for object detection, 2023.
+
+    Args:
+        channels: Width C of the map, at least 1.
+        local_size: Side of the grid in cells, at least 1; it may exceed the map.
+        gamma: Divisor in ECA's rule for the kernel, above 0.
+        b: Summand in that rule.
+        local_weight: Share of the grid's gate, from 0 to 1.
+
+    Shape:
+        ``(B, C, H, W) -> (B, C, H, W)``; O(HW) time, memory for one more map.
+
+    Raises:
+        ValueError: If ``channels`` or ``local_size`` is not a positive integer, ``gamma`` is no positive number, ``b``
+            no finite number, or ``local_weight`` not in [0, 1].
+
+    Example:
+        ``[-1, 1, MLCA, [5]]``
+
+        >>> layer = MLCA(64, local_size=5)
+        >>> y = layer(torch.randn(2, 64, 20, 20))
+    """
+
+    def __init__(
+        self, channels: int, local_size: int = 5, gamma: float = 2, b: float = 1, local_weight: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.channels = check.integer("channels", channels)
+        self.local_size = check.integer("local_size", local_size)
+        self.gamma, self.b = check.positive("gamma", gamma), check.number("b", b)
+        self.local_weight = _share("local_weight", local_weight)
+        k = adaptive_kernel_size(self.channels, self.gamma, self.b)
+        self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+        self.conv_local = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (h, w), n = x.shape[2:], self.local_size
+        p = bin_means(h, n, x) @ (x @ bin_means(w, n, x).T)  # (B, C, n, n)
+        g = self.conv(p.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]  # (B, C, 1, 1)
+        cells = self.conv_local(rearrange(p, "b c r s -> b 1 (r s c)")).sigmoid()
+        cells = rearrange(cells, "b 1 (r s c) -> b c r s", r=n, s=n)
+        local = bin_means(n, h, x) @ cells.to(x.dtype) @ bin_means(n, w, x).T  # (B, C, H, W)
+        return x * ((1 - self.local_weight) * g + self.local_weight * local).to(x.dtype)
+
+    extra_repr = check.arguments
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= check.number(name, value) <= 1:
+        raise ValueError(f"{name}={value!r} must be a number in [0, 1]")
+    return float(value)
