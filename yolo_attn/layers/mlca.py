@@ -8,22 +8,22 @@ Differs: nothing in function. Copies older than the fix mix the images of a batc
 from __future__ import annotations
 
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
 from .eca import adaptive_kernel_size
 
 
-def bin_means(length: int, cells: int, like: Tensor) -> Tensor:
-    """Return the matrix that takes ``length`` values to the means of ``cells`` bins, as adaptive pooling makes them.
+def bin_means(length: int, bins: int, like: Tensor) -> Tensor:
+    """Return the matrix (bins, length) that takes values to the means of bins, as adaptive pooling makes them.
 
-    Bin r runs from ``floor(r length / cells)`` to before ``ceil((r + 1) length / cells)``; with more cells than values
-    it repeats them. The matrix is ``(cells, length)``, in the dtype and on the device of ``like``.
+    Bin r runs from ``floor(r length / bins)`` to before ``ceil((r + 1) length / bins)``; more bins than values repeat
+    them. The matrix has the dtype and the device of ``like``.
     """
-    r = torch.arange(cells, device=like.device)[:, None]
+    r = torch.arange(bins, device=like.device)[:, None]
     j = torch.arange(length, device=like.device)
-    inside = ((j + 1) * cells > r * length) & (j * cells < (r + 1) * length)
+    inside = ((j + 1) * bins > r * length) & (j * bins < (r + 1) * length)
     return inside.to(like.dtype) / inside.sum(1, keepdim=True).to(like.dtype)
 
 
@@ -70,11 +70,13 @@ class MLCA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         (h, w), n = x.shape[2:], self.local_size
-        p = bin_means(h, n, x) @ (x @ bin_means(w, n, x).T)  # (B, C, n, n)
+        p = einsum(x, bin_means(w, n, x), "b c h w, s w -> b c h s")
+        p = einsum(p, bin_means(h, n, x), "b c h s, r h -> b c r s")
         g = self.conv(p.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]  # (B, C, 1, 1)
-        cells = self.conv_local(rearrange(p, "b c r s -> b 1 (r s c)")).sigmoid()
+        cells = self.conv_local(rearrange(p, "b c r s -> b 1 (r s c)")).sigmoid().to(x.dtype)
         cells = rearrange(cells, "b 1 (r s c) -> b c r s", r=n, s=n)
-        local = bin_means(n, h, x) @ cells.to(x.dtype) @ bin_means(n, w, x).T  # (B, C, H, W)
+        local = einsum(cells, bin_means(n, h, x), "b c r s, h r -> b c h s")
+        local = einsum(local, bin_means(n, w, x), "b c h s, w s -> b c h w")
         return x * ((1 - self.local_weight) * g + self.local_weight * local).to(x.dtype)
 
     extra_repr = check.arguments

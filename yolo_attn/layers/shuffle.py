@@ -56,7 +56,7 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         g = self.groups
-        a, d = rearrange(x, "b (g half c) h w -> half (b g) c h w", half=2, g=g).unbind()  # (B G, C / 2 G, H, W) each
+        a, d = rearrange(x, "b (g c) h w -> (b g) c h w", g=g).chunk(2, 1)  # (B G, C / 2 G, H, W) each
         a = a * (self.cweight * a.mean((2, 3), keepdim=True) + self.cbias).sigmoid().to(x.dtype)
         d = d * (self.sweight * group_norm(self.gn, d) + self.sbias).sigmoid().to(x.dtype)
         y = rearrange(torch.cat([a, d], 1), "(b g) c h w -> b (g c) h w", g=g)
