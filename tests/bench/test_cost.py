@@ -62,5 +62,7 @@ def test_the_floor_is_the_larger_of_moving_and_computing() -> None:
     slow = {"bandwidth": 1e3, "matmul fp32": 1e30}
     assert floor.floor("SE", shape, "fp32", slow) == pytest.approx((3 * size / 1e3, 7 * size / 1e3))
     assert floor.floor("MHSA", shape, "fp32", slow) == pytest.approx((2 * size / 1e3, 5 * size / 1e3))
+    for gate in ("ECA", "EMA", "SimAM", "Triplet", "Shuffle", "MLCA", "SK"):
+        assert floor.floor(gate, shape, "fp32", slow) == floor.floor("SE", shape, "fp32", slow), gate
     weak = {"bandwidth": 1e30, "matmul fp32": 1e3}
     assert floor.floor("MHSA", shape, "fp32", weak) == pytest.approx([f / 1e3 for f in floor.flops("MHSA", shape)])

@@ -188,6 +188,12 @@ def test_triplet(batch: int, width: int, size: tuple[int, int], no_spatial: bool
         assert torch.equal(layer.get_buffer(name), before[name]) is not moves, gate
 
 
+def test_triplet_prefers_one_of_equal_values() -> None:
+    layer = randomise(Triplet(3)).eval()
+    x = torch.ones(1, 3, 4, 5, dtype=torch.float64)
+    agree(layer, triplet_oracle(False), x)  # ``max`` of the formula gives the gradient to one value
+
+
 def test_triplet_remembers_slowly() -> None:
     assert {m.momentum for m in Triplet(4).modules() if isinstance(m, nn.BatchNorm2d)} == {0.01}
 

@@ -21,6 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # could read once and write once; their backward reads map and gradient and writes a gradient.
 _GATE, _MAP = (3, 7), (2, 5)
 MAPS = {"SE": _GATE, "BAM": _GATE, "CBAM": _GATE, "CoordAtt": _GATE, "CPCA": _GATE}
+MAPS |= {"ECA": _GATE, "EMA": _GATE, "SimAM": _GATE, "Triplet": _GATE, "Shuffle": _GATE, "MLCA": _GATE, "SK": _GATE}
 
 
 def autocast(device: str, precision: str) -> Any:
