@@ -16,11 +16,19 @@ from torch import Tensor, nn
 from . import _checks as check
 from ._keys import rename_keys
 
+MOST = 255  # a longer kernel is a slip in gamma or b
+
 
 def adaptive_kernel_size(channels: int, gamma: float, b: float) -> int:
-    """Return ``|log2(C) / gamma + b / gamma|``, cut to an integer and raised to an odd one."""
-    size = int(abs((math.log2(channels) + b) / gamma))
-    return size if size % 2 else size + 1
+    """Return ``|log2(C) / gamma + b / gamma|``, cut to an integer and raised to an odd one.
+
+    Raises:
+        ValueError: If it is too large to be meant.
+    """
+    size = abs((math.log2(channels) + b) / gamma)
+    if size > MOST:
+        raise ValueError(f"gamma={gamma!r} with b={b!r} asks for a kernel of {size:.3g} channels; {MOST} are allowed")
+    return int(size) if int(size) % 2 else int(size) + 1
 
 
 class ECA(nn.Module):
@@ -43,7 +51,7 @@ class ECA(nn.Module):
 
     Raises:
         ValueError: If ``channels`` is not a positive integer, ``kernel_size`` is not odd and positive, ``gamma`` is no
-            positive number, ``b`` no finite number, or ``bias`` no bool.
+            positive number, ``b`` no finite number, they ask for more than 255 channels, or ``bias`` is no bool.
 
     Example:
         ``[-1, 1, ECA, [3]]``

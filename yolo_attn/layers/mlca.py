@@ -47,7 +47,7 @@ class MLCA(nn.Module):
 
     Raises:
         ValueError: If ``channels`` or ``local_size`` is not a positive integer, ``gamma`` is no positive number, ``b``
-            no finite number, or ``local_weight`` not in [0, 1].
+            no finite number, they ask for more than 255 channels, or ``local_weight`` is not in [0, 1].
 
     Example:
         ``[-1, 1, MLCA, [5]]``
