@@ -1,0 +1,63 @@
+"""YAML aliases that explode: a few lines in which lists of aliases stand for millions of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import RowError
+
+_MOST = 100_000  # entries; the largest models have a few hundred
+
+
+def refuse_file(path: Path) -> None:
+    """Refuse a YAML file that would explode when it is read; every other one is left to its reader.
+
+    Raises:
+        RowError: If it would.
+    """
+    text = path.read_text(encoding="utf-8", errors="ignore")
+    if "&" not in text or "*" not in text:
+        return
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
+        return
+    except RecursionError as error:
+        raise RowError(f"{path}: its lists are nested too deeply") from error
+    refuse_explosion(node, str(path))
+
+
+def refuse_explosion(value: Any, name: str) -> None:
+    """Refuse lists and mappings, of Python or of a YAML reader, that hold too many entries, counted as written out.
+
+    Args:
+        value: What to count.
+        name: Where it comes from.
+
+    Raises:
+        RowError: If it has too many entries, or holds itself.
+    """
+    try:
+        is_exploding = _count(value, {}) > _MOST
+    except RecursionError as error:
+        raise RowError(f"{name}: its lists are nested too deeply, or hold themselves") from error
+    if is_exploding:
+        raise RowError(f"{name}: its aliases (&, *) stand for more than the {_MOST:,} entries that are allowed")
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    if id(value) not in known:
+        if isinstance(value, yaml.CollectionNode):
+            parts: Any = value.value
+        elif isinstance(value, Mapping):
+            parts = [part for pair in value.items() for part in pair]
+        elif isinstance(value, (list, tuple)):
+            parts = value
+        else:
+            return 1
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
