@@ -270,9 +270,8 @@ def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int
     pasted = {key: kwargs[key] for key in kwargs if key in WIDTHS and key not in layer.arguments}
     for key, value in pasted.items():
         if value not in widths:
-            raise ArgumentError(
-                f"{layer.name} keeps the width of the map it reads, {widths[0]}; leave out {key}={value!r}"
-            )
+            width = " or ".join(map(str, dict.fromkeys(widths)))
+            raise ArgumentError(f"{layer.name}: {key}={value!r} is not the width it gets, {width}; leave it out")
     return {key: value for key, value in kwargs.items() if key not in pasted}
 
 

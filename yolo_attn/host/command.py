@@ -41,9 +41,8 @@ def _named(error: Exception) -> YoloAttnError | None:
         from .model.forward_errors import name_row
 
         return name_row(error)
-    found = (
-        re.search(r"'([\w-]+?)(?:\.pt)?' does not exist", str(error)) if isinstance(error, FileNotFoundError) else None
-    )
+    missing = r"'([\w-]+?)(?:\.pt)?'(?: does not exist|$)"
+    found = re.search(missing, str(error)) if isinstance(error, FileNotFoundError) else None
     if found is None:
         return None
     from ultralytics.nn.tasks import yaml_model_load

@@ -12,8 +12,8 @@ MOST = 2**16
 _MOST = {
     "recurrence": 64,
     "num_layers": 64,
-    "n_win": 128,
-    "kv_per_win": 128,
+    "n_win": 64,
+    "kv_per_win": 32,
     "region_size": 1024,
     "kernel_size": 63,
     "kernel_sizes": 255,

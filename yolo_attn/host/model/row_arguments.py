@@ -32,10 +32,13 @@ class Source:
         """Return whether a number in a row is the width, at every scale that the file has."""
         return number == self.written or (number == self.width and not self.is_ambiguous)
 
-    def __str__(self) -> str:
+    def deny(self, number: int) -> str:
+        """Say why a number is not the width."""
         at = f" at scale {self.scale!r}" if self.scale else ""
-        written = "" if self.written in (None, self.width) and not at else f", written {self.written}"
-        return f"{self.width} channels{at}{written if self.written else ''}"
+        written = "" if self.written is None else f" (written {self.written})"
+        if number == self.width:
+            return f"{number} is the width of the row it reads{at} alone{written}"
+        return f"{number} is not the width of the row it reads, {self.width}{at}{written}"
 
 
 def find_source(d: Mapping[str, Any], widths: Sequence[int], i: int, f: int) -> Source:
@@ -43,7 +46,8 @@ def find_source(d: Mapping[str, Any], widths: Sequence[int], i: int, f: int) -> 
     written = _written_width(d, widths, i + f if f < 0 else f)
     scales = d.get("scales") or {}
     scale = _scale(d)
-    others = {row[3][0] for row in rows_of(d) if isinstance(row[3], (list, tuple)) and row[3] and _is_number(row[3][0])}
+    rows = [row for index, row in enumerate(rows_of(d)) if index != i]
+    others = {row[3][0] for row in rows if isinstance(row[3], (list, tuple)) and row[3] and _is_number(row[3][0])}
     # What fits one scale of several is a width only where nothing else can be meant by it.
     is_ambiguous = written is not None and scale != next(iter(scales), scale) and widths[f] in others
     return Source(widths[f], written, str(scale or ""), is_ambiguous)
@@ -81,9 +85,11 @@ def read(layer: Layer, name: str, args: Sequence[Any], source: Source) -> tuple[
     if other and other.fits(positional) and keywords.keys().isdisjoint(other.arguments):
         ours = {key: value for key, value in zip(other.arguments, positional, strict=False) if key in layer.arguments}
         if len(ours) < len(positional):
+            extra = " and ".join(key for key in other.arguments if key not in layer.arguments)
+            write = [*ours.values()] or f"[{layer.arguments[0]}]"
             raise RowError(
-                f"{name} takes {layer.arguments[0]} first; {positional} looks like {other.usage}. What it has before "
-                f"{other.arguments[-1]} is not needed here: write {[*ours.values()] or other.arguments[-1:]}"
+                f"{name} takes {layer.arguments[0]} first and needs no {extra}; {positional} looks like {other.usage}: "
+                f"write {write}"
             )
         (key, value), *_ = ours.items()
         said.append(
@@ -99,9 +105,8 @@ def _no_width(layer: Layer, name: str, positional: Sequence[Any], source: Source
     keywords = dict(zip(layer.arguments, positional, strict=False))
     meant = ", ".join(f"{key}: {_as_yaml(value)}" for key, value in keywords.items())
     rest = ", ".join(map(_as_yaml, positional[1:]))
-    return (
-        f"{name}: {positional[0]} is not the width of the row it reads, which has {source}. "
-        f"{name} takes its width from there: write [{rest}]" + (f", or {{{meant}}} if that is meant" if meant else "")
+    return f"{name}: {source.deny(positional[0])}. {name} takes its width from there: write [{rest}]" + (
+        f", or {{{meant}}} if that is meant" if meant else ""
     )
 
 

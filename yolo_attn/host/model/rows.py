@@ -194,6 +194,8 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
                 if isinstance(row[1], bool) or not isinstance(row[1], (int, float)) or not 0 <= row[1] < float("inf"):
                     raise RowError(f"{place}: {name} is repeated {row[1]!r} times; give a number such as 1")
                 row = [*row[:3], [args] if isinstance(args, Mapping) else hold(args)]
+            elif name.startswith("nn.") and name[3:] in ours:
+                raise UnknownLayerError(f"{place}: unknown module {name!r}; did you mean {name[3:]!r}?")
             elif name not in host and not name.startswith(("nn.", "torchvision.ops.")):
                 modules = [k for k, v in host.items() if isinstance(v, type) and hasattr(v, "forward")]
                 raise UnknownLayerError(f"{place}: unknown module {name!r}{registry.hint(name, modules)}")
