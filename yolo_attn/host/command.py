@@ -49,7 +49,7 @@ def _named(error: Exception) -> YoloAttnError | None:
 
     from .model.model_names import explain, is_built
 
-    load = yaml_model_load.__wrapped__ if hasattr(yaml_model_load, "__wrapped__") else yaml_model_load
+    load = getattr(yaml_model_load, "__wrapped__", yaml_model_load)
     name = f"{found[1]}.yaml"
     said = f"; did you mean {name!r}?" if is_built(found[1], load) else explain(name, load)
     return ModelNameError(f"{error}{said}") if said else None

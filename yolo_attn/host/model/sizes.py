@@ -19,7 +19,10 @@ def refuse_file(path: Path) -> None:
     Raises:
         RowError: If it would.
     """
-    text = path.read_text(encoding="utf-8", errors="ignore")
+    try:
+        text = path.read_text(encoding="utf-8", errors="ignore")
+    except (OSError, ValueError):  # no file, or a name that none can have
+        return
     if "&" not in text or "*" not in text:
         return
     try:

@@ -37,11 +37,8 @@ def find_model(name: str) -> Path | None:
     """Return the drop-in YAML for ``yolov8-cbam.yaml`` or, with a scale letter, ``yolov8n-cbam.yaml``; or None."""
     if name != Path(name).name:
         return None
-    for candidate in (name, _SCALE.sub(r"\1\3", name)):
-        path = cfg_folder() / "models" / candidate
-        if path.suffix == ".yaml" and path.is_file():
-            return path
-    return None
+    ours = model_names()
+    return next((cfg_folder() / "models" / n for n in (name, _SCALE.sub(r"\1\3", name)) if n in ours), None)
 
 
 def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,10 +46,8 @@ def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def yaml_model_load(path: str | Path) -> dict[str, Any]:
-        for file in (Path(path), Path(_SCALED.sub(r"\1\2", str(path), count=1))):  # where the host looks, in turn
-            if file.is_file():
-                refuse_file(file)
-                break
+        for file in (path, _SCALED.sub(r"\1\2", str(path), count=1)):  # where the host looks, in turn
+            refuse_file(Path(file))
         try:
             return original(path)
         except FileNotFoundError as error:
