@@ -270,7 +270,7 @@ def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int
     pasted = {key: kwargs[key] for key in kwargs if key in WIDTHS and key not in layer.arguments}
     for key, value in pasted.items():
         if value not in widths:
-            width = " or ".join(map(str, dict.fromkeys(widths)))
+            width = " or ".join(dict.fromkeys(map(str, widths)))
             raise ArgumentError(f"{layer.name}: {key}={value!r} is not the width it gets, {width}; leave it out")
     return {key: value for key, value in kwargs.items() if key not in pasted}
 

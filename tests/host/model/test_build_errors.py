@@ -93,6 +93,8 @@ def test_a_dictionary_that_explodes_is_refused_and_plain_aliases_are_not(tmp_pat
         shared = [shared] * 9
     with pytest.raises(RowError, match=r"my\.yaml: its aliases"):
         build([-1, 1, "SE", shared])
+    with pytest.raises(RowError, match=r"my\.yaml: it holds a number of 20,001 bits"):
+        build([-1, 1, "SE", [1 << 20_000]])
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("nc: 3\nbackbone: [[-1, 1, Conv, &a [16, 3, 2]], [-1, 1, Conv, *a]]\nhead: []\n")
     assert tasks.yaml_model_load("mine.yaml")["backbone"][1][3] == [16, 3, 2]

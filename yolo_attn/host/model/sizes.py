@@ -1,4 +1,4 @@
-"""YAML aliases that explode: a few lines in which lists of aliases stand for millions of entries."""
+"""YAMLs that explode: aliases in which a few lines stand for millions of entries, numbers that no message can hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 from ...errors import RowError
 
 _MOST = 100_000  # entries; the largest models have a few hundred
+_MOST_BITS = 10_000  # Python prints no number of more than 4,300 digits
 
 
 def refuse_file(path: Path) -> None:
@@ -42,17 +43,19 @@ def refuse_explosion(value: Any, name: str) -> None:
         name: Where it comes from.
 
     Raises:
-        RowError: If it has too many entries, or holds itself.
+        RowError: If it has too many entries, holds itself, or holds a number of thousands of digits.
     """
     try:
-        is_exploding = _count(value, {}) > _MOST
+        is_exploding = _count(value, {}, name) > _MOST
     except RecursionError as error:
         raise RowError(f"{name}: its lists are nested too deeply, or hold themselves") from error
     if is_exploding:
         raise RowError(f"{name}: its aliases (&, *) stand for more than the {_MOST:,} entries that are allowed")
 
 
-def _count(value: Any, known: dict[int, int]) -> int:
+def _count(value: Any, known: dict[int, int], name: str) -> int:
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise RowError(f"{name}: it holds a number of {value.bit_length():,} bits; {_MOST_BITS:,} are allowed")
     if id(value) not in known:
         if isinstance(value, yaml.CollectionNode):
             parts: Any = value.value
@@ -62,5 +65,5 @@ def _count(value: Any, known: dict[int, int]) -> int:
             parts = value
         else:
             return 1
-        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+        known[id(value)] = 1 + sum(_count(part, known, name) for part in parts)
     return known[id(value)]
