@@ -5,66 +5,18 @@ Importing this module loads no layer and no torch; a layer's file is imported wh
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import keyword
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError, RegistrationError, UnknownLayerError, YoloAttnError, mistyped, nearest
 from .layers._checks import plain
-from .layers._pasted import WIDTHS, accept_width_keywords
+from .layers._pasted import WIDTHS
+from .table_rows import Layer, Namesake
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Namesake:
-    """Another class of a layer's name and how rows give its arguments: ``values`` says how to tell, each in its turn.
-
-    A row that has arguments of ours only is read as the namesake's. Any other is refused.
-    """
-
-    usage: str
-    arguments: tuple[str, ...]
-    values: tuple[Container[int], ...]
-    fewest: int = 1
-
-    def fits(self, positional: Sequence[Any]) -> bool:
-        """Return whether positional arguments look like the namesake's."""
-        is_long_enough = self.fewest <= len(positional) <= len(self.arguments)
-        pairs = zip(positional, self.values, strict=False)
-        return is_long_enough and all(type(value) is int and value in meant for value, meant in pairs)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``)."""
-
-    name: str
-    path: str
-    slug: str
-    aliases: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
-    paper: str = ""
-    year: int = 0
-    arxiv: str = ""
-    namesake: Namesake | None = None
-
-    def load(self) -> type[nn.Module]:
-        """Import and return the class."""
-        if self.name in _USER_CLASSES:
-            return _USER_CLASSES[self.name]
-        module, _, name = self.path.partition(":")
-        cls = getattr(importlib.import_module(module), name)
-        accept_width_keywords(cls)
-        return cls
-
-    def parameters(self) -> list[inspect.Parameter]:
-        """Return the constructor's parameters in YAML order, without the width."""
-        return list(inspect.signature(self.load()).parameters.values())[1:]
 
 
 def _layer(
@@ -163,7 +115,6 @@ _ELSEWHERE = {
 _MOST_PARAMETERS = 2**29
 
 _USER_LAYERS: dict[str, Layer] = {}
-_USER_CLASSES: dict[str, type[nn.Module]] = {}
 _observers: list[Callable[[], None]] = []
 
 
@@ -286,7 +237,7 @@ def refuse_giants(layer: Layer, arguments: Sequence[Any]) -> None:
         ArgumentError: If it has too many parameters.
         ValueError: If the constructor refuses a value.
     """
-    if layer.name in _USER_CLASSES:
+    if layer.registered is not None:
         return
     import torch
 
@@ -367,14 +318,14 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
             f"register({name!r}, ...): {usage} must take the width first and every argument by position "
             "(no keyword-only arguments, no *args or **kwargs): YAML rows are positional"
         )
-    _USER_CLASSES[name] = cls
     arguments = tuple(p.name for p in parameters[1:])
-    _USER_LAYERS[name] = Layer(name, f"{cls.__module__}:{cls.__qualname__}", name.lower(), (), arguments)
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    _USER_LAYERS[name] = Layer(name, path, name.lower(), (), arguments, registered=cls)
     try:
         for callback in _observers:
             callback()
     except YoloAttnError:
-        del _USER_LAYERS[name], _USER_CLASSES[name]
+        del _USER_LAYERS[name]
         raise
     return cls
 
@@ -388,6 +339,6 @@ def unregister(name: str) -> None:
     if name not in _USER_LAYERS:
         known = ", ".join(_USER_LAYERS) or "none"
         raise UnknownLayerError(f"no registered layer {name!r} (built-in layers stay). Registered: {known}")
-    del _USER_LAYERS[name], _USER_CLASSES[name]
+    del _USER_LAYERS[name]
     for callback in _observers:
         callback()
