@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import keyword
 from collections import UserString
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from ... import registry
 from ...errors import RowError
 from ...graft import split_arguments
-from ...registry import Layer
+from ...table_rows import Layer, Namesake
 
 _LEAST_WIDTH = 64  # a smaller leading number is an argument, such as a reduction
 
@@ -72,50 +73,60 @@ def read(layer: Layer, name: str, args: Sequence[Any], source: Source) -> tuple[
         raise RowError(f"{name} has arguments {given!r}; a mapping of keywords must be the last one")
     keywords = {str(key): literal(value) for key, value in keywords.items()}
     keywords = registry.without_widths(layer, keywords, (source.width, source.written or source.width))
-    dropped: list[int] = []
-    while positional and len(dropped) < 2 and _is_width(positional[0]):
-        if positional[0] != dropped[0] if dropped else not source.stands_for(positional[0]):
-            break
-        dropped.append(positional.pop(0))
+    positional, dropped = _without_widths(positional, source)
     said = []
     if dropped:
         ignored = ", ".join(map(str, dropped))
         said.append(f"{name} takes its width ({source.width}) from the row it reads; {ignored} ignored")
     other = layer.namesake
     if other and other.fits(positional) and keywords.keys().isdisjoint(other.arguments):
-        ours = {key: value for key, value in zip(other.arguments, positional, strict=False) if key in layer.arguments}
-        if len(ours) < len(positional):
-            extra = " and ".join(key for key in other.arguments if key not in layer.arguments)
-            write = [*ours.values()] or f"[{layer.arguments[0]}]"
-            raise RowError(
-                f"{name} takes {layer.arguments[0]} first and needs no {extra}; {positional} looks like {other.usage}: "
-                f"write {write}"
-            )
+        ours = _of_namesake(layer, other, name, positional)
         (key, value), *_ = ours.items()
-        said.append(
-            f"{value} is read as {key}, as in {other.usage}; write {{{layer.arguments[0]}: {value}}} for the other"
-        )
+        first = layer.arguments[0]
+        said.append(f"{value} is read as {key}, as in {other.usage}; write {{{first}: {value}}} for the other")
         return [], {**ours, **keywords}, said
     if positional and _is_width(positional[0]) and not _may_be_large(layer, bool(dropped)):
         raise RowError(_no_width(layer, name, positional, source))
     return positional, keywords, said
 
 
+def _without_widths(positional: list[Any], source: Source) -> tuple[list[Any], list[int]]:
+    """Return arguments without the width in front, or two of them for input and output, and what was dropped."""
+    dropped: list[int] = []
+    while positional and _is_width(positional[0]) and len(dropped) < 2:
+        number = positional[0]
+        if not (number == dropped[0] if dropped else source.stands_for(number)):
+            break
+        dropped.append(number)
+        positional = positional[1:]
+    return positional, dropped
+
+
+def _of_namesake(layer: Layer, other: Namesake, name: str, positional: Sequence[Any]) -> dict[str, Any]:
+    """Return the arguments of a class of the same name, if this one has them all."""
+    given = dict(zip(other.arguments, positional, strict=False))
+    ours = {key: value for key, value in given.items() if key in layer.arguments}
+    if len(ours) == len(given):
+        return ours
+    extra = " and ".join(key for key in given if key not in ours)
+    write = [*ours.values()] or f"[{layer.arguments[0]}]"
+    raise RowError(
+        f"{name} takes {layer.arguments[0]} first and needs no {extra}; {positional} looks like {other.usage}: "
+        f"write {write}"
+    )
+
+
 def _no_width(layer: Layer, name: str, positional: Sequence[Any], source: Source) -> str:
     keywords = dict(zip(layer.arguments, positional, strict=False))
-    meant = ", ".join(f"{key}: {_as_yaml(value)}" for key, value in keywords.items())
-    rest = ", ".join(map(_as_yaml, positional[1:]))
+    meant = ", ".join(f"{key}: {_text(value)}" for key, value in keywords.items())
+    rest = ", ".join(map(_text, positional[1:]))
     return f"{name}: {source.deny(positional[0])}. {name} takes its width from there: write [{rest}]" + (
         f", or {{{meant}}} if that is meant" if meant else ""
     )
 
 
-def _as_yaml(value: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or value is True or value is False
-        else str(value)
-    )
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str)  # which YAML reads
 
 
 def _may_be_large(layer: Layer, has_width: bool) -> bool:
