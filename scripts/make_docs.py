@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import evidence, forms, report
-from yolo_attn import registry
+from yolo_attn import listing, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +32,7 @@ def render(page: Path) -> str:
 
 def sections(chinese: bool = False) -> dict[str, str]:
     """Return the text of every generated part by its marker."""
-    parts = {"layers": registry.markdown(), "papers": papers(chinese), "differences": differences(chinese)}
+    parts = {"layers": listing.markdown(), "papers": papers(chinese), "differences": differences(chinese)}
     tables = {
         "demo": demo_chinese if chinese else demo,
         "transfer": evidence.transfer_table,

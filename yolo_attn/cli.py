@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import registry
+from . import listing
 from ._version import __version__
 from .errors import RowError, YoloAttnError
 from .graft import set_gate
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .host.doctor import examine
 
             return examine(print)
-        print(registry.markdown() if arguments.markdown else registry.text())
+        print(listing.markdown() if arguments.markdown else listing.text())
     except (YoloAttnError, FileNotFoundError) as error:
         print(f"yolo-attn: {error}", file=sys.stderr)
         return 1

@@ -233,7 +233,7 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
     """Return the ways to read a model's name as ``<base>-<slug>[-<place>]``, the longest base first.
 
     Args:
-        name: Name without ``.yaml``, such as ``yolo26n-seg-biformer-neck``.
+        name: Name without ``.yaml``, such as ``yolo26n-seg-biformer-neck``; an alias may stand for the slug.
 
     Returns:
         Base, YAML name of the layer, place (``"backbone"`` if none is named).
@@ -243,10 +243,24 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
         [('yolo26n-seg', 'BiFormer', 'neck')]
     """
     readings = []
-    for layer in registry.layers():
-        pattern = rf"(.+)-{re.escape(layer.slug)}(?:-(backbone|stages|neck|(?:backbone|neck)-p[1-9]))?"
-        if match := re.fullmatch(pattern, name):
-            readings.append((match[1], layer.name, match[2] or "backbone"))
+    for slug, layer in registry.slugs().items():
+        pattern = rf"(.+)-{re.escape(slug)}(?:-(backbone|stages|neck|(?:backbone|neck)-p[1-9]))?"
+        if match := re.fullmatch(pattern, name, re.IGNORECASE):
+            readings.append((match[1], layer.name, (match[2] or "backbone").lower()))
+    return sorted(readings, key=lambda reading: -len(reading[0]))
+
+
+def split_names(name: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the ways to read a model's name as a base and one layer or several, the longest base first.
+
+    Example:
+        >>> split_names("yolov8n-cbam-caa-neck")
+        [('yolov8n-cbam', [('CAA', 'neck')]), ('yolov8n', [('CBAM', 'backbone'), ('CAA', 'neck')])]
+    """
+    readings: list[tuple[str, list[tuple[str, str]]]] = []
+    for base, *last in split_name(name):
+        layer = (last[0], last[1])
+        readings += [(base, [layer]), *((first, [*layers, layer]) for first, layers in split_names(base))]
     return sorted(readings, key=lambda reading: -len(reading[0]))
 
 

@@ -5,41 +5,33 @@ Importing this module loads no layer and no torch; a layer's file is imported wh
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import keyword
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError, RegistrationError, UnknownLayerError, YoloAttnError, nearest
+from .errors import ArgumentError, RegistrationError, UnknownLayerError, YoloAttnError, mistyped, nearest
+from .layers._checks import plain
+from .layers._pasted import WIDTHS
+from .table_rows import Layer, Namesake
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``)."""
-
-    name: str
-    path: str
-    slug: str
-    aliases: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
-    paper: str = ""
-    year: int = 0
-    arxiv: str = ""
-
-    def load(self) -> type[nn.Module]:
-        """Import and return the class."""
-        module, _, name = self.path.partition(":")
-        return _USER_CLASSES.get(self.name) or getattr(importlib.import_module(module), name)
-
-
-def _layer(name: str, module: str, slug: str, aliases: str, arguments: str, paper: str, year: int, arxiv: str) -> Layer:
+def _layer(
+    name: str,
+    module: str,
+    slug: str,
+    aliases: str,
+    arguments: str,
+    paper: str,
+    year: int,
+    arxiv: str,
+    namesake: Namesake | None = None,
+) -> Layer:
     path = f"yolo_attn.layers.{module}:{name}"
-    return Layer(name, path, slug, tuple(aliases.split()), tuple(arguments.split()), paper, year, arxiv)
+    return Layer(name, path, slug, tuple(aliases.split()), tuple(arguments.split()), paper, year, arxiv, namesake)
 
 
 # Positional order is the order of a YAML row and so a file format: append only.
@@ -63,6 +55,10 @@ TABLE: tuple[Layer, ...] = (
     _layer(
         "MHSA", "mhsa", "mhsa", "", "num_heads qkv_bias qk_scale attn_drop proj_drop",
         "Attention Is All You Need", 2017, "1706.03762",
+        Namesake(
+            "BoTNet's MHSA(n_dims, width=14, height=14, heads=4)", ("width", "height", "num_heads"),
+            (range(2, 4096), range(2, 4096), range(1, 4096)), fewest=2,
+        ),
     ),
     _layer(
         "MHSALePE", "mhsa_lepe", "mhsa-lepe", "AttentionLePE",
@@ -76,6 +72,7 @@ TABLE: tuple[Layer, ...] = (
     _layer(
         "CBAM", "cbam", "cbam", "CBAMBlock", "reduction kernel_size mlp_bias spatial_bn",
         "CBAM: Convolutional Block Attention Module", 2018, "1807.06521",
+        Namesake("Ultralytics' own CBAM(c1, kernel_size=7)", ("kernel_size",), ((3, 7),)),
     ),
     _layer(
         "CloAttention", "clo_attention", "clo", "EfficientAttention",
@@ -87,7 +84,7 @@ TABLE: tuple[Layer, ...] = (
         "CCNet: Criss-Cross Attention for Semantic Segmentation", 2018, "1811.11721",
     ),
     _layer(
-        "CoordAtt", "coord_att", "coordatt", "CoordinateAttention", "reduction",
+        "CoordAtt", "coord_att", "coordatt", "CoordinateAttention CA", "reduction",
         "Coordinate Attention for Efficient Mobile Network Design", 2021, "2103.02907",
     ),
     _layer(
@@ -107,8 +104,17 @@ TABLE: tuple[Layer, ...] = (
 )
 # fmt: on
 
+# Names that are neither ours nor slips of ours, and what to say to them.
+_ELSEWHERE = {
+    "attention": (
+        "; the layer listed elsewhere as Attention is MHSA here (Ultralytics has an Attention of its own, "
+        "another function that rows cannot name)."
+    ),
+}
+# A layer with more parameters than this (2 GiB in float32) is a slip in a row.
+_MOST_PARAMETERS = 2**29
+
 _USER_LAYERS: dict[str, Layer] = {}
-_USER_CLASSES: dict[str, type[nn.Module]] = {}
 _observers: list[Callable[[], None]] = []
 
 
@@ -133,38 +139,60 @@ def list_layers() -> list[str]:
     return [layer.name for layer in layers()]
 
 
+def slugs() -> dict[str, Layer]:
+    """Map everything that stands for a layer in a model's name, in lower case, to its row."""
+    found = {name.lower(): layer for name, layer in names().items()}
+    return {**found, **{layer.slug: layer for layer in reversed(layers())}}
+
+
 def find(name: str) -> Layer:
     """Return the row of a YAML name or alias.
 
     Raises:
-        UnknownLayerError: If no layer has that name; the message lists the names and the nearest one.
+        UnknownLayerError: If no layer has that name; the message lists the names and what may be meant.
     """
     known = names()
     if name not in known:
-        raise UnknownLayerError(f"unknown layer {name!r}{nearest(name, known)} Known: {', '.join(list_layers())}")
+        raise UnknownLayerError(f"unknown layer {name!r}{hint(name)}")
     return known[name]
 
 
-def bind(name: str, channels: int, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> list[Any]:
+def hint(name: str, others: Iterable[str] = ()) -> str:
+    """Return what to say about a name that is no layer: what may be meant, what there is, how to add one.
+
+    Args:
+        name: The name as it was given.
+        others: Names of other modules that may be meant.
+    """
+    word = str(name)
+    meant = _ELSEWHERE.get(word.lower()) or mistyped(word, [*names(), *others]) or "."
+    own = word if word.isidentifier() else "MyLayer"
+    return (
+        f"{meant} Layers of yolo-attn: {', '.join(list_layers())}. For a layer of your own, call "
+        f"yolo_attn.register({own!r}, {own}) in a module that is imported before the model is built."
+    )
+
+
+def bind(name: str, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> list[Any]:
     """Return the positional arguments of a layer's constructor, trailing defaults left out.
 
     Args:
         name: YAML name or alias.
         channels: Width of the map the layer is placed on.
         args: Positional arguments after ``channels``.
-        kwargs: Keyword arguments.
+        kwargs: Keyword arguments; those that call the width by another name must say ``channels``.
 
     Raises:
         UnknownLayerError: If no layer has that name.
         ArgumentError: If the arguments do not fit the constructor.
     """
     layer = find(name)
-    parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
-    usage = f"{layer.name}({_usage(parameters)})"
+    parameters = layer.parameters()
+    usage = f"{layer.name}({usage_of(parameters)})"
     if len(args) > len(parameters):
         raise ArgumentError(f"{usage} takes at most {len(parameters)} arguments; got {len(args)}: {list(args)}")
     given = dict(zip((p.name for p in parameters), args, strict=False))
-    for key, value in (kwargs or {}).items():
+    for key, value in without_widths(layer, kwargs or {}, (channels,)).items():
         if key == "channels":
             raise ArgumentError(f"{usage}: 'channels' is taken from the row it reads; leave it out")
         if key not in [p.name for p in parameters]:
@@ -176,21 +204,63 @@ def bind(name: str, channels: int, args: Sequence[Any] = (), kwargs: Mapping[str
     if missing:
         raise ArgumentError(f"{usage} needs {', '.join(map(repr, missing))}")
     last = max((i for i, p in enumerate(parameters) if p.name in given), default=-1)
-    return [channels, *(given.get(p.name, p.default) for p in parameters[: last + 1])]
+    return [channels, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
 
 
-def _usage(parameters: Sequence[inspect.Parameter]) -> str:
+def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
+    """Return keyword arguments without those that call the width by a name that other versions of a layer use.
+
+    Args:
+        layer: Row of the table.
+        kwargs: Keyword arguments.
+        widths: What the width may be given as: the width itself, then other forms of it.
+
+    Raises:
+        ArgumentError: If one of them says something else.
+    """
+    pasted = {key: kwargs[key] for key in kwargs if key in WIDTHS and key not in layer.arguments}
+    for key, value in pasted.items():
+        if value not in widths:
+            width = " or ".join(dict.fromkeys(map(str, widths)))
+            raise ArgumentError(f"{layer.name}: {key}={value!r} is not the width it gets, {width}; leave it out")
+    return {key: value for key, value in kwargs.items() if key not in pasted}
+
+
+def refuse_giants(layer: Layer, arguments: Sequence[Any]) -> None:
+    """Refuse a layer of the package whose parameters would fill the memory.
+
+    Args:
+        layer: Row of the table.
+        arguments: Its constructor's arguments, the width first.
+
+    Raises:
+        ArgumentError: If it has too many parameters.
+        ValueError: If the constructor refuses a value.
+    """
+    if layer.registered is not None:
+        return
+    import torch
+
+    with torch.device("meta"):  # holds shapes and no numbers
+        count = sum(parameter.numel() for parameter in layer.load()(*arguments).parameters())
+    if count > _MOST_PARAMETERS:
+        given = ", ".join(map(str, arguments))
+        raise ArgumentError(f"{layer.name}({given}) has {count:,} parameters; {_MOST_PARAMETERS:,} are allowed")
+
+
+def usage_of(parameters: Sequence[inspect.Parameter]) -> str:
+    """Return parameters with their defaults, as a call would give them."""
     return ", ".join(str(p.replace(annotation=p.empty)) for p in parameters)
 
 
-def create(name: str, channels: int, *args: Any, **kwargs: Any) -> nn.Module:
+def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
     """Build a layer by name.
 
     Args:
         name: YAML name or alias, such as ``"CBAM"``.
         channels: Width C of the map the layer will see.
         *args: The layer's other arguments in YAML order.
-        **kwargs: The same by keyword.
+        **kwargs: The same by keyword. The width may go by the names that other versions use, such as ``dim``.
 
     Returns:
         The layer, a map ``(B, C, H, W) -> (B, C, H, W)``.
@@ -203,7 +273,12 @@ def create(name: str, channels: int, *args: Any, **kwargs: Any) -> nn.Module:
     Example:
         >>> layer = create("CBAM", 256, kernel_size=5)
     """
-    return find(name).load()(*bind(name, channels, args, kwargs))
+    layer = find(name)
+    if channels is None:
+        channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*layer.arguments}), None)
+    arguments = bind(name, channels, args, kwargs)
+    refuse_giants(layer, arguments)
+    return layer.load()(*arguments)
 
 
 def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
@@ -236,21 +311,21 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
         taken = "\n".join(f"  {known:<24} {layer.path}" for known, layer in names().items())
         raise RegistrationError(f"register({name!r}, ...): the name is taken. Registered names:\n{taken}")
     parameters = list(inspect.signature(cls).parameters.values())
-    usage = f"{cls.__name__}({_usage(parameters)})"
+    usage = f"{cls.__name__}({usage_of(parameters)})"
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or any(p.kind not in positional for p in parameters):
         raise RegistrationError(
             f"register({name!r}, ...): {usage} must take the width first and every argument by position "
             "(no keyword-only arguments, no *args or **kwargs): YAML rows are positional"
         )
-    _USER_CLASSES[name] = cls
     arguments = tuple(p.name for p in parameters[1:])
-    _USER_LAYERS[name] = Layer(name, f"{cls.__module__}:{cls.__qualname__}", name.lower(), (), arguments)
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    _USER_LAYERS[name] = Layer(name, path, name.lower(), (), arguments, registered=cls)
     try:
         for callback in _observers:
             callback()
     except YoloAttnError:
-        del _USER_LAYERS[name], _USER_CLASSES[name]
+        del _USER_LAYERS[name]
         raise
     return cls
 
@@ -264,31 +339,6 @@ def unregister(name: str) -> None:
     if name not in _USER_LAYERS:
         known = ", ".join(_USER_LAYERS) or "none"
         raise UnknownLayerError(f"no registered layer {name!r} (built-in layers stay). Registered: {known}")
-    del _USER_LAYERS[name], _USER_CLASSES[name]
+    del _USER_LAYERS[name]
     for callback in _observers:
         callback()
-
-
-def text() -> str:
-    """Return the table for a terminal: name, aliases and arguments of every layer."""
-    rows = []
-    for layer in layers():
-        parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
-        rows.append(f"{layer.name:<16} [-1, 1, {layer.name}, [{_usage(parameters)}]]")
-        if layer.aliases:
-            rows.append(f"{'':<16} also {', '.join(layer.aliases)}")
-    return "\n".join(rows)
-
-
-def markdown() -> str:
-    """Return the table of docs/layers.md."""
-    rows = [
-        "| YAML name | also | in model names | paper | arguments with defaults |",
-        "|---|---|---|---|---|",
-    ]
-    for layer in TABLE:
-        parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
-        aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
-        paper = f"[{layer.paper}](https://arxiv.org/abs/{layer.arxiv}), {layer.year}"
-        rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {paper} | `{_usage(parameters)}` |")
-    return "\n".join(rows)

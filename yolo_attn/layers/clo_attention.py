@@ -87,20 +87,22 @@ class CloAttention(nn.Module):
         self.qkv_bias = check.flag("qkv_bias", qkv_bias)
         self.pool = check.choice("pool", pool, ("floor", "ceil"))
         self.scale = (channels // num_heads) ** -0.5
-        c, head, bias = channels, channels // num_heads, qkv_bias
-        self.qkvs, self.convs, self.act_blocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        c, head, bias = channels, channels // num_heads, self.qkv_bias
+        qkvs, convs, act_blocks = [], [], []
         for heads, kernel in zip(self.group_split, self.kernel_sizes, strict=False):
             if not heads:
                 continue
             width = heads * head
-            self.qkvs.append(nn.Conv2d(c, 3 * width, 1, bias=bias))
-            self.convs.append(nn.Conv2d(3 * width, 3 * width, kernel, padding=kernel // 2, groups=3 * width))
+            qkvs.append(nn.Conv2d(c, 3 * width, 1, bias=bias))
+            convs.append(nn.Conv2d(3 * width, 3 * width, kernel, padding=kernel // 2, groups=3 * width))
             act = nn.Sequential(nn.Conv2d(width, width, 1), nn.SiLU(), nn.Conv2d(width, width, 1))
-            self.act_blocks.append(nn.ModuleDict({"act_block": act}))
+            act_blocks.append(nn.ModuleDict({"act_block": act}))
+        # An optimiser's state goes by the order of the parameters, which is that of the official class.
         self.global_width = self.group_split[-1] * head
         if self.global_width:
             self.global_q = nn.Conv2d(c, self.global_width, 1, bias=bias)
             self.global_kv = nn.Conv2d(c, 2 * self.global_width, 1, bias=bias)
+        self.convs, self.act_blocks, self.qkvs = map(nn.ModuleList, (convs, act_blocks, qkvs))
         self.proj = nn.Conv2d(c, c, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
