@@ -20,7 +20,7 @@ _KEEP = frozenset(
     | {"nn.ReLU", "nn.SiLU", "nn.ZeroPad2d"}
 )
 # The model itself hands their output on.
-_READ_BY_THE_MODEL = frozenset({"ImagePoolingAttn"})
+READ_BY_THE_MODEL = frozenset({"ImagePoolingAttn"})
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Graph:
 
     def live(self) -> set[int]:
         """Return the rows from which a path leads to the output."""
-        ends = [index for index in range(len(self.rows)) if self.module(index) in _READ_BY_THE_MODEL]
+        ends = [index for index in range(len(self.rows)) if self.module(index) in READ_BY_THE_MODEL]
         ends.append(len(self.rows) - 1)
         return set(ends).union(*map(self.behind, ends))
 

@@ -61,6 +61,9 @@ def check_keys(model: Mapping[str, Any]) -> list[Finding]:
         if key not in with_rows:
             hint = nearest(str(key), [known for known in KEYS if known not in model], cutoff=0.7)
             found.append(Finding(None, "key", f"{str(key)!r} is not read by Ultralytics{hint}"))
+    head = model.get("head") or [[]]
+    if model.get("nc") is None and "Classify" not in head[-1]:
+        found.append(Finding(None, "key", "'nc' is missing: it gives the number of classes", True))
     return found + _check_scales(model.get("scales"), model.get("scale"))
 
 

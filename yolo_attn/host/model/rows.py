@@ -20,6 +20,7 @@ from ...errors import ArgumentError, HostError, RowError, UnknownLayerError, nea
 from ...graft import split_arguments
 from ...layers.gated import Gated
 from ..joints import SUPPORTED
+from . import check
 
 Function = Callable[..., Any]
 _BRANCH = "_yolo_attn_row"
@@ -39,6 +40,7 @@ def parse_model_joint(original: Function) -> Function:
 
     @functools.wraps(original)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        check.notice(d)
         d = _checked(d, host)
         try:
             return build(d, *args, **kwargs)
