@@ -9,6 +9,7 @@ from .. import registry
 from ..graft import NO_MAP, absolute, listed
 from .finding import Finding
 from .graph import Graph
+from .keys import is_row
 
 # Their inputs are levels of one pyramid, each half the size of the one before.
 HEADS = frozenset(
@@ -24,11 +25,15 @@ def check_rows(graph: Graph) -> list[Finding]:
 
 
 def find_missing_sources(graph: Graph) -> list[Finding]:
-    """Return a finding for each index from which a row cannot read."""
+    """Return a finding for each row of another form and for each index from which a row cannot read."""
     found = []
     for index, row in enumerate(graph.rows):
-        if not isinstance(row, (list, tuple)) or len(row) != 4:
-            continue  # what builds the rows says so
+        if not is_row(row):
+            message = f"row {index}, {row!r}, is not of the form [from, number, module, args]"
+            found.append(Finding(index, "form", message, True))
+            continue
+        if row[0] in ([], ()):
+            found.append(Finding(index, "from", f"{graph.name(index)}, reads from no row", True))
         for source in row[0] if isinstance(row[0], (list, tuple)) else [row[0]]:
             wrong = _wrong_source(source, index, len(graph.rows))
             if wrong:

@@ -11,7 +11,8 @@ class Finding:
 
     Attributes:
         row: Index of the row, None for the file.
-        kind: ``dead``, ``head``, ``bypass``, ``twice``, ``size``, ``from``, ``scale``, ``section`` or ``key``.
+        kind: ``dead``, ``head``, ``bypass``, ``twice``, ``size``, ``form``, ``from``, ``scale``,
+            ``section`` or ``key``.
         message: The finding in words, with what was probably meant.
         fatal: Whether the model cannot be built.
     """

@@ -5,13 +5,13 @@ A stride is known only where every module on the way is known to keep the map's 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import registry
 from ..graft import SHRINK, absolute, listed
-from .keys import PARTS
+from .keys import PARTS, is_row
 
 _KEEP = frozenset(
     {"A2C2f", "AIFI", "Bottleneck", "BottleneckCSP", "C1", "C2", "C2f", "C2fAttn", "C2fCIB", "C2fPSA", "C2PSA", "C3"}
@@ -28,7 +28,7 @@ class Graph:
     """The rows of a model as a graph.
 
     Attributes:
-        rows: ``backbone`` and ``head`` in one list; rows of another form than four items are not judged.
+        rows: ``backbone`` and ``head`` in one list.
         reads: Index of each row that a row reads, -1 for the input.
         readers: Rows that read a row.
         strides: Stride of each row's map, None where a module on the way is not known.
@@ -64,8 +64,7 @@ class Graph:
 
     def module(self, index: int) -> str:
         """Return the name of a row's module."""
-        row = self.rows[index]
-        return str(row[2]) if isinstance(row, (list, tuple)) and len(row) > 2 else "?"
+        return self.rows[index][2] if is_row(self.rows[index]) else "?"
 
     def is_known(self, index: int) -> bool:
         """Return whether it is known what a row does to the size of a map."""
@@ -118,14 +117,14 @@ class Graph:
 
 
 def _sources(row: Any, index: int) -> list[int]:
-    if not isinstance(row, (list, tuple)) or not row or not isinstance(row[0], (int, list, tuple)):
+    if not is_row(row) or not isinstance(row[0], (int, list, tuple)):
         return []
     return [absolute(s, index) for s in listed(row[0]) if isinstance(s, int) and not isinstance(s, bool)]
 
 
 def _stride(row: Any, sources: Sequence[float | None]) -> float | None:
     """Return the stride of a row from those of what it reads, or None if it cannot be known."""
-    if not sources or not isinstance(row, (list, tuple)) or len(row) != 4 or not isinstance(row[2], Hashable):
+    if not sources or not is_row(row):
         return None
     _, repeats, name, args = row
     # Concat joins maps of one size, CBFuse resizes to the last one.

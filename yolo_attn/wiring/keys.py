@@ -61,8 +61,9 @@ def check_keys(model: Mapping[str, Any]) -> list[Finding]:
         if key not in with_rows:
             hint = nearest(str(key), [known for known in KEYS if known not in model], cutoff=0.7)
             found.append(Finding(None, "key", f"{str(key)!r} is not read by Ultralytics{hint}"))
-    head = model.get("head") or [[]]
-    if model.get("nc") is None and "Classify" not in head[-1]:
+    head = model.get("head")
+    last: Any = head[-1] if isinstance(head, (list, tuple)) and head else None
+    if model.get("nc") is None and is_row(last) and last[2] != "Classify":
         found.append(Finding(None, "key", "'nc' is missing: it gives the number of classes", True))
     return found + _check_scales(model.get("scales"), model.get("scale"))
 
@@ -71,7 +72,7 @@ def _check_scales(scales: Any, scale: Any) -> list[Finding]:
     """Return what is wrong with the scales, of which one is asked for; without a name the host takes the first."""
     if not isinstance(scales, Mapping) or not scales:
         return []
-    if scale and scale not in scales:
+    if scale and scale not in list(scales):
         there = ", ".join(map(str, scales))
         message = f"scale {scale!r} is asked for, but 'scales' has {there}: add it there, or ask for one of these"
         return [Finding(None, "scale", message, True)]
@@ -83,10 +84,10 @@ def _check_scales(scales: Any, scale: Any) -> list[Finding]:
     ]
 
 
+def is_row(value: Any) -> bool:
+    """Return whether a value has the form of a row."""
+    return isinstance(value, (list, tuple)) and len(value) == 4 and isinstance(value[2], str)
+
+
 def _is_rows(value: Any) -> bool:
-    """Return whether a value looks like rows of a model."""
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) > 0
-        and all(isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[2], str) for row in value)
-    )
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(is_row, value))

@@ -50,7 +50,7 @@ def notice(model: Mapping[str, Any]) -> None:
     """
     if _is_off.get() or not _has_ours(model):
         return
-    found = examine(model)
+    found = [finding for finding in examine(model) if finding.kind != "form"]  # what builds the rows says more of it
     _refuse(model, found if is_strict() else [finding for finding in found if finding.fatal])
     from ultralytics.utils import LOGGER, RANK
 
