@@ -69,13 +69,13 @@ def warnings_of(model: Any) -> list[str]:
 
 
 def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``yaml_model_load`` that refuses a file with rows of ours that lacks a part the host needs."""
+    """Return ``yaml_model_load`` that checks a file too: the host trips over some of what is wrong before it builds."""
 
     @functools.wraps(original)
     def yaml_model_load(path: str | Path) -> dict[str, Any]:
         model = original(path)
-        if isinstance(model, Mapping) and not _is_off.get() and _has_ours(model):
-            _refuse(model, [finding for finding in findings(model) if finding.fatal and finding.row is None])
+        if isinstance(model, Mapping):
+            notice(model)
         return model
 
     return yaml_model_load
@@ -101,9 +101,12 @@ def check_model(name: str, strict: bool = False, say: Say = print) -> int:
     if Path(name).suffix not in (".yaml", ".yml"):
         raise RowError(f"{name} is no model YAML; name one such as yolov8n-cbam.yaml")
     with _unnoticed():
-        model = tasks.yaml_model_load(name)
-        if not isinstance(model, Mapping):
-            raise RowError(f"{name} holds no keys such as backbone and head")
+        try:
+            model = tasks.yaml_model_load(name)
+        except (ValueError, TypeError, yaml.YAMLError) as error:
+            if isinstance(error, YoloAttnError):
+                raise
+            raise RowError(f"{name} is no mapping with keys such as backbone and head: {error}") from error
         found = examine(model)
         problem = None
         if not any(finding.kind in ("section", "key") and finding.fatal for finding in found):
@@ -157,27 +160,27 @@ def _measure(model: Mapping[str, Any]) -> tuple[dict[int, tuple[int, float]], Ex
     """Build a model and return width and stride of each row that gives a map, and what the host raised if it did."""
     from .surgery import build, silence
 
-    shapes: dict[int, torch.Size] = {}
-    sides: list[int] = []
+    sizes: dict[int, tuple[int, float]] = {}
+    side = 0
 
     def look(layer: Any, given: Any, output: Any) -> None:
+        nonlocal side
         if "i" in vars(layer) and isinstance(output, torch.Tensor) and output.dim() == 4:
-            if layer.i == 0 and not sides:
-                sides.append(given[0].shape[-1])
-            shapes[id(layer)] = output.shape
+            side = given[0].shape[-1] if layer.i == 0 else side
+            sizes[id(layer)] = (output.shape[1], side / output.shape[-1])
 
     hook = torch.nn.modules.module.register_module_forward_hook(look)
     try:
         with silence(), torch.no_grad():
             built = build(copy.deepcopy(dict(model)))
-            if not shapes:  # most of the host's models are run when they are built
+            # Most of the host's models are run when they are built; copies of them may be, too.
+            if not any(id(layer) in sizes for layer in built.model):
                 built.eval()(torch.zeros(1, built.yaml.get("channels", built.yaml.get("ch", 3)), _SIDE, _SIDE))
     except Exception as error:  # whatever the host raises for a model that it cannot build
         return {}, error
     finally:
         hook.remove()
-    found = {index: shapes[id(layer)] for index, layer in enumerate(built.model) if id(layer) in shapes}
-    return {index: (shape[1], sides[0] / shape[-1]) for index, shape in found.items()}, None
+    return {index: sizes[id(layer)] for index, layer in enumerate(built.model) if id(layer) in sizes}, None
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def setup_model_joint(original: Function) -> Function:
                 _log().info(f"freeze={asked} counts rows of the base: {_describe(rows, list(model.model))}")
         elif isinstance(asked, list) and asked:
             frozen[self] = {"asked": asked, "rows": asked}
-            _warn_of_closed_gates(asked, self.model)
+            _warn_of_list(asked, _of_rows(self.model))
         return result
 
     return setup_model
@@ -91,7 +91,7 @@ def _describe(rows: Sequence[int], layers: Sequence[nn.Module]) -> str:
     near = enumerate(layers[: max(rows, default=-1) + 2])
     ours = [f"{index} {kind_of(layer)[0]}" for index, layer in near if is_attention(layer)]
     others = f"; {', '.join(ours)} {'is' if len(ours) == 1 else 'are'} not" if ours else ""
-    return f"rows {_ranges(rows)} are frozen{others}"
+    return f"{'row' if len(rows) == 1 else 'rows'} {_ranges(rows)} {'is' if len(rows) == 1 else 'are'} frozen{others}"
 
 
 def _ranges(rows: Sequence[int]) -> str:
@@ -101,21 +101,24 @@ def _ranges(rows: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
-def _warn_of_closed_gates(asked: Sequence[Any], model: nn.Module) -> None:
-    """Warn of layers of ours that a list freezes while their gate is 0: they would be without effect for ever."""
-    named = [f"model.{entry}." for entry in asked]
+def _warn_of_list(asked: Sequence[Any], model: Any) -> None:
+    """Warn of entries that freeze nothing, and of layers of ours frozen at gate 0: without effect for ever."""
+    layers = list(getattr(model, "model", ()))
+    names = [name for name, _ in model.named_parameters()]
+    rows = range(len(layers))
+    unknown = [entry for entry in asked if entry not in rows and not any(f"model.{entry}." in name for name in names)]
+    if unknown:
+        _log().warning(f"freeze={list(asked)}: {', '.join(map(repr, unknown))} names no row of 0 to {len(layers) - 1}")
     closed = [
-        index
-        for index, layer in enumerate(_of_rows(model).model)
+        f"{index} {kind_of(layer)[0]}"
+        for index, layer in enumerate(layers)
         for name, part in layer.named_modules(prefix=f"model.{index}")
-        if isinstance(part, Gated) and not part.openness() and any(n in f"{name}.gate" for n in named)
+        if isinstance(part, Gated) and not part.openness() and any(f"model.{e}." in f"{name}.gate" for e in asked)
     ]
     if closed:
-        layers = _of_rows(model).model
-        rows = ", ".join(f"{index} {kind_of(layers[index])[0]}" for index in dict.fromkeys(closed))
         _log().warning(
-            f"freeze={list(asked)} freezes {rows} at gate 0: they stay without effect. A number counts the rows of the "
-            f"base alone; so does freeze={BACKBONE}"
+            f"freeze={list(asked)} freezes {', '.join(dict.fromkeys(closed))} at gate 0: they stay without effect. "
+            f"A number, or freeze={BACKBONE}, freezes rows of the base alone"
         )
 
 
