@@ -210,16 +210,15 @@ def test_a_map_joined_with_what_it_became_is_meant_so() -> None:
 @pytest.mark.parametrize(
     ("row", "source", "said"),
     [
-        (9, 9, "row 9, SPPF, reads from 9, itself; give -1 or an index from 0 to 8"),
-        (9, 12, "row 9, SPPF, reads from 12, a row after it"),
-        (9, 40, "row 9, SPPF, reads from 40, which is no row"),
-        (9, -12, "row 9, SPPF, reads from -12, which lies before the first row"),
-        (9, "8", "row 9, SPPF, reads from '8', which is no index"),
-        (9, True, "row 9, SPPF, reads from True, which is no index"),
-        (0, 0, "row 0, Conv, reads from 0, but the first row reads the input, which is -1"),
-        (11, [-1, 11], "row 11, Concat, reads from 11, itself"),
-        (11, [], "row 11, Concat, reads from no row"),
-        (11, [-1, None], "row 11, Concat, reads from None, which is no index"),
+        (9, 9, "row 9: SPPF reads from 9; give -1 or an index from 0 to 8"),
+        (9, 12, "row 9: SPPF reads from 12; give -1 or an index from 0 to 8"),
+        (9, -12, "row 9: SPPF reads from -12; give"),
+        (9, "8", "row 9: SPPF reads from '8'; give"),
+        (9, True, "row 9: SPPF reads from True; give"),
+        (0, 0, "row 0: Conv reads from 0; the first row reads the input, -1"),
+        (11, [-1, 11], "row 11: Concat reads from 11; give"),
+        (11, [], "row 11: Concat reads from []; give"),
+        (11, [-1, None], "row 11: Concat reads from None; give"),
     ],
 )
 def test_rows_that_read_what_is_not_there(row: int, source: Any, said: str) -> None:
@@ -258,7 +257,7 @@ def test_rows_of_another_form(row: Any) -> None:
     model = yolov8()
     model["backbone"][4] = row
     found = only(model, "form")
-    assert found.fatal and found.message == f"row 4, {row!r}, is not of the form [from, number, module, args]"
+    assert found.fatal and found.message == f"row 4: {row!r} is not of the form [from, number, module, args]"
 
 
 def test_rows_under_another_key() -> None:

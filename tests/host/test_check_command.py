@@ -34,7 +34,7 @@ def test_the_graph_is_printed_and_what_is_wrong_with_it(run, dead: Path) -> None
         ["22", "CBAM", "21", "-", "256", "32", "P5"],
         ["23", "Detect", "15,", "18,", "21", "output", "-", "-", "-"],
     ]
-    assert f"warning: {dead.name}: {SAID}" in lines
+    assert f"warning: {dead.name}, {SAID}" in lines
     (head,) = [number for number, line in enumerate(lines) if line.startswith("row")]
     assert {line.index(" P") + 1 for line in lines[head + 1 : head + 24]} == {lines[head].index("level")}
 
@@ -48,13 +48,13 @@ def test_the_command_ends_with_1_if_it_is_strict(run, dead: Path) -> None:
 
 def test_the_yolo_command_warns_and_records_it(run, dead: Path, tmp_path: Path) -> None:
     done = run("yolo", "train", f"model={dead.name}", *TRAIN, f"project={tmp_path}", "name=run")
-    assert (done.stdout + done.stderr).count(f"{dead.name}: {SAID}") == 1
+    assert (done.stdout + done.stderr).count(f"{dead.name}, {SAID}") == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["model"]["warnings"] == [SAID]
     assert [layer["place"] for layer in record["model"]["layers"]] == [None]
     assert "! CBAM@22" in run("yolo-attn", "runs", str(tmp_path)).stdout
     strict = run("yolo", "train", f"model={dead.name}", *TRAIN, ok=False, YOLO_ATTN_STRICT="1")
-    assert strict.stderr.strip().splitlines()[-1] == f"error: {dead.name}: {SAID}"
+    assert strict.stderr.strip().splitlines()[-1] == f"error: {dead.name}, {SAID}"
 
 
 def test_plain_models_are_checked_too(capsys) -> None:
@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_built_is_printed_as_far_as_it_goes(tmp_path: Path
     said: list[str] = []
     assert check.check_model(str(file), say=said.append) == 1
     assert said[15].split() == ["14", "Concat", "13,", "6", "15", "-", "16", "P4"]
-    assert any(line.startswith(f"error: {file}: row 14, Concat, joins maps of two sizes") for line in said)
+    assert any(line.startswith(f"error: {file}, row 14, Concat, joins maps of two sizes") for line in said)
     model["neck"], model["head"] = model["head"][:-1], model["head"][-1:]
     file.write_text(yaml.safe_dump(model))
     said.clear()

@@ -29,29 +29,23 @@ def find_missing_sources(graph: Graph) -> list[Finding]:
     found = []
     for index, row in enumerate(graph.rows):
         if not is_row(row):
-            message = f"row {index}, {row!r}, is not of the form [from, number, module, args]"
-            found.append(Finding(index, "form", message, True))
+            found.append(
+                Finding(index, "form", f"row {index}: {row!r} is not of the form [from, number, module, args]", True)
+            )
             continue
-        if row[0] in ([], ()):
-            found.append(Finding(index, "from", f"{graph.name(index)}, reads from no row", True))
-        for source in row[0] if isinstance(row[0], (list, tuple)) else [row[0]]:
-            wrong = _wrong_source(source, index, len(graph.rows))
-            if wrong:
-                allowed = f"; give -1 or an index from 0 to {index - 1}" if index else ""
-                message = f"{graph.name(index)}, reads from {source!r}, {wrong}{allowed}"
+        for source in row[0] if isinstance(row[0], (list, tuple)) and row[0] else [row[0]]:
+            allowed = f"give -1 or an index from 0 to {index - 1}" if index else "the first row reads the input, -1"
+            if not _is_there(source, index):
+                message = f"row {index}: {graph.module(index)} reads from {source!r}; {allowed}"
                 found.append(Finding(index, "from", message, True))
     return found
 
 
-def _wrong_source(source: object, index: int, number: int) -> str:
-    """Say what is wrong with the index that a row reads from, or nothing."""
+def _is_there(source: object, index: int) -> bool:
+    """Return whether a row can read from ``source``."""
     if isinstance(source, bool) or not isinstance(source, int):
-        return "which is no index"
-    if index == 0:
-        return "" if source == -1 else "but the first row reads the input, which is -1"
-    if source >= index:
-        return "itself" if source == index else "a row after it" if source < number else "which is no row"
-    return "which lies before the first row" if absolute(source, index) < 0 else ""
+        return False
+    return source == -1 if index == 0 else source < index and absolute(source, index) >= 0
 
 
 def _no_maps(graph: Graph) -> Iterator[Finding]:

@@ -48,7 +48,7 @@ def test_a_warning_comes_once_for_each_file(tmp_path: Path, warned: list[str]) -
     files = [write(tmp_path / f"yolov8n-{name}.yaml", with_dead_row()) for name in "ab"]
     for file in (*files, *files):
         tasks.DetectionModel(file, verbose=False)
-    assert warned == [f"{file}: {SAID}" for file in files]
+    assert warned == [f"{file}, {SAID}" for file in files]
 
 
 def test_strict_makes_it_an_error(tmp_path: Path, warned: list[str], monkeypatch) -> None:
@@ -57,7 +57,7 @@ def test_strict_makes_it_an_error(tmp_path: Path, warned: list[str], monkeypatch
         monkeypatch.setenv(check.STRICT, off)
         tasks.DetectionModel(file, verbose=False)
     monkeypatch.setenv(check.STRICT, "1")
-    with pytest.raises(RowError, match=re.escape(f"{file}: {SAID}")):
+    with pytest.raises(RowError, match=re.escape(f"{file}, {SAID}")):
         tasks.DetectionModel(file, verbose=False)
     tasks.DetectionModel("yolov8n-cbam.yaml", verbose=False)
     assert len(warned) == 1
@@ -87,9 +87,15 @@ def _under_neck(model: dict[str, Any]) -> None:
         (lambda m: m.update(Backbone=m.pop("backbone")), "its rows stand under 'Backbone'"),
         (lambda m: m.update(head=None), "'head' is empty"),
         (lambda m: m.pop("nc"), "'nc' is missing"),
-        (lambda m: m["head"][-1].__setitem__(0, [15, 18, 24]), "row 23, Detect, reads from 24, which is no row"),
+        (
+            lambda m: m["head"][-1].__setitem__(0, [15, 18, 24]),
+            "row 23: Detect reads from 24; give -1 or an index from 0 to 22",
+        ),
         (lambda m: m["head"][4].__setitem__(0, [-1, 6]), "row 14, Concat, joins maps of two sizes"),
-        (lambda m: m["head"][1].__setitem__(0, [-1, 30]), "row 11, Concat, reads from 30, which is no row"),
+        (
+            lambda m: m["head"][1].__setitem__(0, [-1, 30]),
+            "row 11: Concat reads from 30; give -1 or an index from 0 to 10",
+        ),
         (lambda m: m["head"].append([-1, 1, "SE", []]), "row 24, SE, reads row 23, Detect, which gives the output"),
     ],
 )
@@ -100,7 +106,7 @@ def test_what_cannot_be_built_names_file_and_mend(change: Any, said: str, tmp_pa
     model["backbone"][9] = [-1, 1, "SE", []]
     change(model)
     file = write(tmp_path / "yolov8n-mine.yaml", model)
-    with pytest.raises(RowError, match=re.escape(f"{file}: ") + ".*" + re.escape(said)):
+    with pytest.raises(RowError, match=re.escape(file) + "[:,] .*" + re.escape(said)):
         YOLO(file)
 
 

@@ -28,7 +28,7 @@ STRICT = "YOLO_ATTN_STRICT"
 HEAD = ("row", "module", "reads", "read by", "width", "stride", "level")
 _SIDE = 256  # pixels; every supported stride divides it
 _is_off: ContextVar[bool] = ContextVar("is_off", default=False)
-_told: set[tuple[str, str]] = set()
+_told: set[str] = set()
 Say = Callable[[str], object]
 
 
@@ -42,22 +42,29 @@ def examine(model: Mapping[str, Any]) -> list[Finding]:
     return [*findings(model), *repeated_keys(_text(model))]
 
 
-def notice(model: Mapping[str, Any]) -> None:
+def notice(model: Mapping[str, Any], is_file: bool = False) -> None:
     """Warn once of what is wrong with the wiring of a model that is about to be built, if a row of it is ours.
+
+    Args:
+        model: The model dictionary.
+        is_file: Whether it was just read. The host may then be asked for less than to run it: maps of two sizes are an
+            error in a file, and a warning where rows are only built.
 
     Raises:
         RowError: If the model cannot be built, or anything is wrong under ``YOLO_ATTN_STRICT=1``.
     """
     if _is_off.get() or not _has_ours(model):
         return
-    found = [finding for finding in examine(model) if finding.kind != "form"]  # what builds the rows says more of it
-    _refuse(model, found if is_strict() else [finding for finding in found if finding.fatal])
+    found = examine(model)
+    refused = [finding for finding in found if is_strict() or (finding.fatal and (is_file or finding.kind != "size"))]
+    if refused:
+        raise RowError("\n".join(_line(_file(model), finding) for finding in refused))
     from ultralytics.utils import LOGGER, RANK
 
-    for finding in found:
-        if RANK in {-1, 0} and (_file(model), finding.message) not in _told:
-            _told.add((_file(model), finding.message))
-            LOGGER.warning(f"{_file(model)}: {finding.message}")
+    for line in [_line(_file(model), finding) for finding in found]:
+        if RANK in {-1, 0} and line not in _told:
+            _told.add(line)
+            LOGGER.warning(line)
 
 
 def warnings_of(model: Any) -> list[str]:
@@ -75,7 +82,7 @@ def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
     def yaml_model_load(path: str | Path) -> dict[str, Any]:
         model = original(path)
         if isinstance(model, Mapping):
-            notice(model)
+            notice(model, is_file=True)
         return model
 
     return yaml_model_load
@@ -116,7 +123,7 @@ def check_model(name: str, strict: bool = False, say: Say = print) -> int:
             for line in table(model, sizes):
                 say(line)
     for finding in found:
-        say(f"{'error' if finding.fatal else 'warning'}: {name}: {finding.message}")
+        say(f"{'error' if finding.fatal else 'warning'}: {_line(name, finding)}")
     if isinstance(problem, YoloAttnError):
         raise problem
     if problem is not None:
@@ -193,9 +200,8 @@ def _unnoticed() -> Iterator[None]:
         _is_off.reset(token)
 
 
-def _refuse(model: Mapping[str, Any], found: Sequence[Finding]) -> None:
-    if found:
-        raise RowError("\n".join(f"{_file(model)}: {finding.message}" for finding in found))
+def _line(file: str, finding: Finding) -> str:
+    return f"{file}{':' if finding.row is None else ','} {finding.message}"
 
 
 def _has_ours(model: Mapping[str, Any]) -> bool:
