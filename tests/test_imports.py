@@ -17,7 +17,10 @@ ORDER = (
     (FRONT_DOOR,),
     ("yolo_attn.study", "yolo_attn.bench"),
     ("yolo_attn.host",),
-    ("yolo_attn.registry", "yolo_attn.table_rows", "yolo_attn.listing", "yolo_attn.graft", "yolo_attn.coco"),
+    (
+        ("yolo_attn.registry", "yolo_attn.table_rows", "yolo_attn.listing")
+        + ("yolo_attn.graft", "yolo_attn.wiring", "yolo_attn.coco")
+    ),
     ("yolo_attn.fast",),
     ("yolo_attn.layers",),
     ("yolo_attn.errors", "yolo_attn.cache", "yolo_attn._version"),

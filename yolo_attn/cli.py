@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = verbs.add_parser("demo", help="train YOLOv8n with CBAM on a generated demo set, in minutes on a CPU")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="as for yolo train: model=yolov8n-caa.yaml")
     verbs.add_parser("doctor", help="say which Ultralytics is patched, what was added and what is wrong")
+    check = verbs.add_parser("check", help="print the graph of a model YAML and what is wrong with its wiring")
+    check.add_argument("subject", metavar="model", help="name or path of a model YAML, such as yolov8n-cbam.yaml")
+    check.add_argument("--strict", action="store_true", help="end with 1 for warnings too, as with YOLO_ATTN_STRICT=1")
     layers = verbs.add_parser("layers", help="list the layers with their arguments")
     layers.add_argument("--markdown", action="store_true", help="print the table of docs/layers.md")
     graft = verbs.add_parser("graft", help="write a model YAML with attention layers inserted")
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _demo(arguments)
         if arguments.verb == "runs":
             return _list_runs(arguments)
+        if arguments.verb == "check":
+            return _check(arguments)
         if arguments.verb in ("graft", "strip"):
             return _operate(arguments)
         if arguments.verb == "doctor":
@@ -70,6 +75,15 @@ def _demo(arguments: argparse.Namespace) -> int:
     except SyntaxError as error:  # what Ultralytics raises for a setting that it does not know
         raise YoloAttnError(str(error)) from error
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .host.install import install
+
+    install()
+    from .host.model.check import check_model
+
+    return check_model(arguments.subject, arguments.strict)
 
 
 def _operate(arguments: argparse.Namespace) -> int:

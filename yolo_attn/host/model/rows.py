@@ -18,6 +18,7 @@ from ... import registry
 from ...errors import ArgumentError, HostError, RowError, UnknownLayerError, YoloAttnError
 from ...layers.gated import Gated
 from ..joints import SUPPORTED
+from . import check
 from .row_arguments import find_source, hold, read, rows_of
 from .sizes import refuse_explosion
 
@@ -39,6 +40,7 @@ def parse_model_joint(original: Function) -> Function:
 
     @functools.wraps(original)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        check.notice(d)
         d = _checked(d, host)
         try:
             return build(d, *args, **kwargs)

@@ -27,7 +27,12 @@ Say = Callable[[str], object]
 _SIDE = 640  # pixels; the size that Ultralytics states GFLOPs for
 _TASKS = {
     "classify": "ClassificationModel", "segment": "SegmentationModel", "pose": "PoseModel", "obb": "OBBModel",
-    "semantic": "SemanticSegmentationModel", "depth": "DepthModel", "rtdetr": "RTDETRDetectionModel",
+    "semantic": "SemanticSegmentationModel", "depth": "DepthModel",
+}  # fmt: skip
+# Heads whose model is another one than that of their task.
+_HEADS = {
+    "RTDETRDecoder": "RTDETRDetectionModel", "WorldDetect": "WorldModel", "YOLOEDetect": "YOLOEModel",
+    "YOLOESegment": "YOLOESegModel", "YOLOESegment26": "YOLOESegModel",
 }  # fmt: skip
 
 
@@ -162,9 +167,8 @@ def _cost(model: dict[str, Any]) -> tuple[int, float]:
 
 def build(model: dict[str, Any]) -> Any:
     """Return the model of a model dictionary, in the host's class for its task."""
-    head = model["head"][-1][2]
-    task = "rtdetr" if head == "RTDETRDecoder" else tasks.guess_model_task(model)
-    return getattr(tasks, _TASKS.get(task, "DetectionModel"))(copy.deepcopy(model), verbose=False)
+    name = _HEADS.get(model["head"][-1][2]) or _TASKS.get(tasks.guess_model_task(model), "DetectionModel")
+    return getattr(tasks, name)(copy.deepcopy(model), verbose=False)
 
 
 @contextmanager

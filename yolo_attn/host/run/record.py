@@ -19,7 +19,9 @@ from torch import nn
 from ..._version import __version__
 from ...cache import write_text
 from ..model import transfer
+from ..model.check import warnings_of
 from ..model.ours import describe_layers
+from .freeze import frozen
 from .schema import FILE, SCHEMA
 
 COCO_REPORT = "coco_metrics.json"
@@ -136,6 +138,7 @@ def _model(trainer: Any, model: nn.Module) -> dict[str, Any]:
         "file": str(trainer.args.model),
         "pretrained": pretrained if isinstance(pretrained, bool) else str(pretrained),
         "layers": describe_layers(model),
+        "warnings": warnings_of(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gflops": round(float(get_flops(model, trainer.args.imgsz)), 2) or None,
         "transferred": None if report is None else {"arrived": report.arrived, "total": report.total},
@@ -156,7 +159,7 @@ def _settings(trainer: Any) -> dict[str, Any]:
     args = trainer.args
     return {
         "seed": args.seed, "devices": devices, "world_size": world_size, "amp": bool(trainer.amp),
-        "batch": trainer.batch_size, "imgsz": args.imgsz, "epochs": trainer.epochs,
+        "batch": trainer.batch_size, "imgsz": args.imgsz, "epochs": trainer.epochs, "freeze": frozen.get(trainer),
     }  # fmt: skip
 
 
