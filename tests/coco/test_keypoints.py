@@ -82,7 +82,7 @@ def test_objects_that_differ_in_keypoints_only_are_no_repeats(write_coco, write_
 
 @pytest.mark.parametrize(
     "bad",
-    [[1, 2], [1, 2, 2, 3], [1, 1, 2] * 3, "x", 5, [1, 1, "2", 2, 2, 2], [1, 1, float("nan"), 1, 1, 1], [1e13] * 6],
+    [[1, 2], [1, 2, 2, 3], [1, 1, 2] * 3, "x", 5, [1, 1, "2,5", 2, 2, 2], [1, 1, float("nan"), 1, 1, 1], [1e13] * 6],
 )
 def test_keypoints_of_another_kind_stop_a_pose_run_only(bad, write_coco, write_image) -> None:
     write_image("a.png")

@@ -25,6 +25,7 @@ from ..errors import DataError, nearest
 from .coco_json import Header, Id, merge_categories
 from .keypoints import describe_keypoints
 from .label_cache import read_header
+from .splits import tell_apart, warnings
 
 SPLITS = ("train", "val", "test")
 # Value of the key `generate` -> function that makes the data set on first use and returns its folder.
@@ -49,14 +50,15 @@ def usual_folders(json_path: Path, split: str) -> list[Path]:
     """Return the existing folders where images are looked for when none is named, the most specific first.
 
     For ``ann/instances_x.json`` as ``train`` these are ``ann/../images/train``, ``ann/../images/x``, ``ann/../x``,
-    ``ann/../train``, ``ann/images/train``, ``ann``, ``ann/images`` and ``ann/../images``.
+    ``ann/../train``, ``ann/images/train``, ``ann``, ``ann/images``, ``ann/../images``, ``ann/data`` and
+    ``ann/../data``.
     """
     here, up = json_path.parent, json_path.parent.parent
     # COCO's own names: instances_val2017, person_keypoints_val2017, image_info_test-dev2017 with images in test2017.
     stem = re.sub("^(instances|person_keypoints|image_info)_", "", json_path.stem).replace("-dev", "")
     folders = [
         up / "images" / split, up / "images" / stem, up / stem, up / split, here / "images" / split,
-        here, here / "images", up / "images",
+        here, here / "images", up / "images", here / "data", up / "data",
     ]  # fmt: skip
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
@@ -70,13 +72,15 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
 
     Returns:
         What Ultralytics keeps of a data set (``path, train, val, test, names, nc, channels, yaml_file``; a split that
-        is not there is None, the others are absolute paths of the JSON files), and ``coco``: for each split its
-        ``json``, ``images`` folders and ``fingerprint`` (SHA-256 of the JSON), ``category_ids``: the category id of
-        each class, and ``notes``: what is worth knowing about the splits. Where the JSON files have keypoints also
-        ``kpt_shape``, and where these have names ``kpt_names`` and, if some say left and right, ``flip_idx``.
+        is not named is None, the others are absolute paths of the JSON files, each split's spelled in its own way),
+        and ``coco``: for each split its ``json``, ``images`` folders and ``fingerprint`` (SHA-256 of the JSON),
+        ``absent``: for each split whose files are not there what is missing, ``category_ids``: the category id of
+        each class, ``notes`` and ``warnings``: what is worth knowing about the splits. Where the JSON files have
+        keypoints also ``kpt_shape``, and where these have names ``kpt_names`` and, if some say left and right,
+        ``flip_idx``.
 
     Raises:
-        DataError: If the description or one of its JSON files cannot be used.
+        DataError: If the description or one of its JSON files cannot be used, or no split has its files.
     """
     if isinstance(data, Mapping):
         given, file, base = dict(data), None, Path.cwd()
@@ -89,6 +93,8 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
     root = _generated(label, given["generate"]) if "generate" in given else _root(label, given, base)
 
     coco: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for split in SPLITS:
         value = given.get("validation") if split == "val" and "val" not in given else given.get(split)
         if value is None:
@@ -98,12 +104,20 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
         if not _is_json(value):
             raise DataError(f"{label}: '{split}: {value}' must name one .json file, as the other splits do")
         json_path = _absolute(root, value)
-        if not json_path.is_file():
-            raise DataError(f"{label}: '{split}: {value}': no such file: {json_path}")
-        folders = _image_folders(label, given.get("images"), split, root) or usual_folders(json_path, split)
+        paths[split] = str(json_path)
+        try:
+            if not json_path.is_file():
+                raise _AbsentError(f"{label}: '{split}: {value}': no such file: {json_path}")
+            folders = _image_folders(label, given.get("images"), split, root) or usual_folders(json_path, split)
+        except _AbsentError as error:
+            absent[split] = str(error)
+            continue
         coco[split] = {"json": str(json_path), "images": [str(folder) for folder in folders]}
     if not coco:
-        raise DataError(f"{label}: names no split; it needs 'train:' and 'val:'{_typo(given)}")
+        raise DataError(
+            next(iter(absent.values()), f"{label}: names no split; it needs 'train:' and 'val:'{_typo(given)}")
+        )
+    paths |= tell_apart(coco)
 
     headers = {}
     for split, where in coco.items():
@@ -115,15 +129,17 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
     return {
         **{k: v for k, v in given.items() if k not in {"generate", "images", "validation"}},
         "path": root,
-        **{split: coco[split]["json"] if split in coco else None for split in SPLITS},
+        **{split: paths.get(split) for split in SPLITS},
         "names": names,
         "nc": len(names),
         "channels": given.get("channels", 3),
         **({"yaml_file": str(file)} if file else {}),
         "coco": coco,
+        "absent": absent,
         "category_ids": [id_ for id_, _ in categories],
         **describe_keypoints(label, given, headers, len(names), task),
         "notes": _notes(headers),
+        "warnings": warnings(coco),
     }
 
 
@@ -165,6 +181,10 @@ def write_cached(text: str, kind: str, name: str = "") -> Path:
     return file
 
 
+class _AbsentError(DataError):
+    """A file or folder of a split is not there, which matters only to those who use the split."""
+
+
 def _is_json(value: Any) -> bool:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -202,7 +222,7 @@ def _image_folders(label: str, images: Any, split: str, root: Path) -> list[Path
     for value in values:
         folder = _absolute(root, value) if isinstance(value, str | Path) else None
         if folder is None or not folder.is_dir():
-            raise DataError(
+            raise _AbsentError(
                 f"{label}: 'images: {value}' for {split!r}: no such folder" + (f": {folder}" if folder else "")
             )
         folders.append(folder)

@@ -18,6 +18,7 @@ class _Missing:
 
 
 MISSING: Any = _Missing()
+LARGEST = 1e12  # numbers from here on are no pixels
 _BLOCK = 1 << 22
 
 
