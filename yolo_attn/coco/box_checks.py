@@ -62,6 +62,6 @@ def check_boxes(coco: CocoJson, wh: np.ndarray) -> tuple[dict[str, int], dict[st
 
 def _relative(boxes: np.ndarray) -> np.ndarray:
     """Return which boxes lie between 0 and 1; whole pixels in the corner are so few among others that they are none."""
-    is_small: np.ndarray = ((boxes >= 0) & (boxes <= 1)).all(1)
+    is_small: np.ndarray = np.all((boxes >= 0) & (boxes <= 1), axis=1)
     is_fraction = is_small & (boxes % 1 != 0).any(1)
     return is_small if is_fraction.any() else np.zeros(len(boxes), dtype=bool)

@@ -52,6 +52,15 @@ class Masks:
         bounds = self.part_starts[self.starts[i] : self.starts[i + 1] + 1].tolist()
         return [self.points[a:b] for a, b in itertools.pairwise(bounds)]
 
+    def pick(self, kept: Sequence[int] | np.ndarray) -> Masks:
+        """Return the masks of some annotations, in this order."""
+        parts = [self.parts(i) for i in kept]
+        sizes = [len(part) for own in parts for part in own]
+        points = np.concatenate([np.zeros((0, 2)), *(part for own in parts for part in own)])
+        rles = {new: self._rles[old] for new, old in enumerate(map(int, kept)) if old in self._rles}
+        starts = np.concatenate([[0], np.cumsum([len(own) for own in parts], dtype=np.int64)])
+        return Masks(points, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), starts, rles)
+
     def is_rle(self, i: int) -> bool:
         """Return whether annotation i has a run-length mask."""
         return i in self._rles

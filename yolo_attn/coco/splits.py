@@ -122,6 +122,10 @@ def _are_equal(one: str, other: str) -> bool:
 
 
 def same_json(coco: Mapping[str, Mapping[str, Any]], split: str) -> list[str]:
-    """Return the other splits whose images come from the JSON of this one."""
-    mine = coco[split]["fingerprint"]
-    return [other for other, where in coco.items() if other != split and where["fingerprint"] == mine]
+    """Return the other splits whose images come from the JSON of this one, but from other folders."""
+    mine = coco[split]
+    return [
+        other
+        for other, where in coco.items()
+        if where["fingerprint"] == mine["fingerprint"] and where["images"] != mine["images"]
+    ]

@@ -17,10 +17,12 @@ from ultralytics.utils import LOCAL_RANK, LOGGER
 
 from ...cache import VARIABLE, cache_folder
 from ...coco.index import Id, load_index
+from ...coco.label_cache import read_header
+from ...coco.plain_values import same_ids
 from ...coco.splits import same_json
 from ...errors import DataError
 
-_CHANGED = ("clipped", "degenerate", "duplicate_boxes", "without_keypoints")
+_CHANGED = ("clipped", "degenerate", "duplicate_boxes", "without_keypoints", "boxes_redrawn")
 # Counts that mean that something is wrong with the files, not only with a box.
 _SUSPICIOUS = (
     "missing_images", "unreadable_images", "cut_images", "size_differs", "unknown_image", "unknown_category",
@@ -58,15 +60,18 @@ class COCOLabels:
         image_ids: Path of an image -> its ids in the JSON.
         true_sizes: Path of an image -> its height and width as it is decoded.
         json_file: The JSON file.
-        changed_boxes: Boxes of the JSON that the labels lack or have clipped, crowd regions not counted.
-        redrawn_boxes: Objects of a segment run whose box in the JSON is not the one around their mask.
+        changed_boxes: Boxes of the JSON that the labels lack, clip or redraw, crowd regions not counted.
+        category_ids: Category id of each class as this JSON has it.
+        objects: Of a dataset to validate on, place of the image, class, and box (x, y, width, height in pixels) of
+            each object, as the labels have it; the host writes to the labels themselves.
     """
 
     image_ids: dict[str, tuple[Id, ...]]
     true_sizes: dict[str, tuple[int, int]]
     json_file: str
     changed_boxes: int
-    redrawn_boxes: int
+    category_ids: tuple[Id, ...]
+    objects: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     # The host's own attributes.
     augment: bool
     cache: Any
@@ -88,7 +93,9 @@ class COCOLabels:
         task = "segment" if self.use_segments else "pose" if self.use_keypoints else "detect"
         self._index = load_index(json_path, split["images"], categories, task)
         self.changed_boxes = sum(self._index.counts.get(name, 0) for name in _CHANGED)
-        self.redrawn_boxes = self._index.counts.get("boxes_redrawn", 0)
+        own = [id_ for id_, _ in read_header(json_path, require_annotations=False).categories]
+        of_class = {place: id_ for id_, place in same_ids(own, self.data["category_ids"]).items()}
+        self.category_ids = tuple(of_class.get(i, id_) for i, id_ in enumerate(self.data["category_ids"]))
         if LOCAL_RANK in {-1, 0}:
             counts = {key: self._index.counts.get(key) for key in _SUSPICIOUS if not (others and key in _OF_OTHERS)}
             say = LOGGER.warning if any(counts.values()) else LOGGER.info
@@ -148,6 +155,13 @@ class COCOLabels:
                     "bbox_format": "xywh",
                 }
             )
+        if not self.augment and self.changed_boxes:
+            own = [np.arange(starts[i], starts[i + 1]) for i in order]
+            picked = np.concatenate([np.zeros(0, np.int64), *own])
+            place = np.repeat(np.arange(len(order)), [len(rows_of_image) for rows_of_image in own])
+            centred = index.bboxes[picked] * np.tile(index.sizes[order][place][:, ::-1], 2).astype(np.float64)
+            corner = centred[:, :2] - centred[:, 2:] / 2
+            self.objects = place, index.cls[picked], np.concatenate([corner, centred[:, 2:]], axis=1)
         self._pixels = sum(h * w for h, w in (label["shape"] for label in labels))
         return labels
 
