@@ -117,7 +117,8 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
         raise DataError(
             next(iter(absent.values()), f"{label}: names no split; it needs 'train:' and 'val:'{_typo(given)}")
         )
-    paths |= tell_apart(coco)
+    nowhere: dict[str, Any] = {split: {"json": paths[split], "images": [problem]} for split, problem in absent.items()}
+    paths |= tell_apart(coco | nowhere)
 
     headers = {}
     for split, where in coco.items():

@@ -200,7 +200,7 @@ def _refuse_shared(found: dict[str, str]) -> None:
 
 
 def elsewhere(name: str, folders: Iterable[str]) -> list[str]:
-    """Return files with the last part of a name that lie anywhere below some folders, a few at most."""
+    """Return files with the last part of a name that lie anywhere below the first of some folders that has one."""
     wanted = {_folded(parts[-1]) for parts in _readings(name)}
     wanted |= {_UPLOAD.sub("", last) for last in wanted}
     seen, found = 0, []
@@ -209,6 +209,8 @@ def elsewhere(name: str, folders: Iterable[str]) -> list[str]:
             below[:] = sorted(sub for sub in below if not sub.startswith("."))
             found += [os.path.join(parent, file) for file in sorted(files) if _folded(file) in wanted]  # noqa: PTH118
             seen += len(files) + len(below)
-            if seen > _MOST_LOOKED_AT or len(found) > 3:
-                return list(dict.fromkeys(found))
-    return list(dict.fromkeys(found))
+            if seen > _MOST_LOOKED_AT:
+                return found
+        if found:
+            break
+    return found

@@ -118,6 +118,12 @@ def _spellings(name: str) -> Iterable[str]:
 
 
 def _plain(path: str) -> str:
+    if f"{os.sep}.." in path:
+        short = os.path.normpath(path)
+        try:
+            path = short if os.path.samefile(short, path) else path  # noqa: PTH121
+        except OSError:  # a link on the way: what follows it is not where the text says
+            return path
     return str(Path(path)) if os.sep != "/" or "//" in path or "./" in path else path
 
 

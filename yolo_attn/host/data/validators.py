@@ -122,7 +122,10 @@ class Official:
         rows = self.jdict[start:]
         del self.jdict[start:]
         file = target["im_file"] if isinstance(target, dict) else target
-        boxes = [if_other(raw, row["bbox"]) for row, raw in zip(rows, self._unclipped, strict=False)]
+        raw, self._unclipped = self._unclipped, ()
+        boxes: list[list[float] | None] = [None] * len(rows)
+        if len(raw) == len(rows):
+            boxes = [if_other(box, row["bbox"]) for box, row in zip(raw, rows, strict=True)]
         for row in rows:
             row["file_name"] = Path(file).name
             if "keypoints" in row and self.data["kpt_shape"][1] == 2:
@@ -131,7 +134,7 @@ class Official:
         self._foreign += len(rows) - len(kept)
         for image_id in self.dataloader.dataset.image_ids[file]:
             self.jdict.extend({**rows[i], "image_id": image_id} for i in kept)
-            self._raw_boxes.extend(boxes[i] if boxes else None for i in kept)
+            self._raw_boxes.extend(boxes[i] for i in kept)
 
     def print_results(self) -> None:
         """Print the host's table; without any prediction do the last step too, which the host then skips."""
