@@ -56,9 +56,13 @@ def test_centres_in_place_of_corners_are_told(write_coco, write_image) -> None:
 
 def test_areas_of_zero_are_told(write_coco, write_image) -> None:
     (said,) = _index(write_coco, write_image, [(1, 1, 20, 20), (3, 3, 9, 9)], area=0).warnings()
-    assert "2 annotations have 'area' 0 though their box has one (annotation 1 has [1.0, 1.0, 20.0, 20.0])" in said
+    assert (
+        "2 annotations have an 'area' of 0 or less though their box has one (annotation 1 has [1.0, 1.0, 20.0, 20.0])"
+        in said
+    )
     assert "leave 'area' out" in said
-    assert len(_index(write_coco, write_image, [(1, 1, 20, 20)], area="0").warnings()) == 1
+    for area in ("0", -1, 0.0):
+        assert len(_index(write_coco, write_image, [(1, 1, 20, 20)], area=area).warnings()) == 1
 
 
 @pytest.mark.parametrize("row", [{}, {"area": None}, {"area": 1}])

@@ -147,6 +147,12 @@ def test_an_image_of_one_split_is_not_looked_for_in_another(name, folder, write_
     assert f"There is {tmp_path / folder}/0001.jpg: if that is the image, write 'images: " in said
 
 
+def test_a_folder_far_above_says_nothing_of_the_split(write_coco, write_image, tmp_path: Path) -> None:
+    file = write_image("train/project/images/0001.jpg")
+    index = load_index(write_coco([(1, "/data/val/0001.jpg")], BOX), [file.parent])
+    assert index.files == (str(file),)
+
+
 def test_a_file_of_another_size_is_not_the_image(write_coco, write_image, tmp_path: Path) -> None:
     write_image("images/a1.jpg", (64, 48))
     write_image("images/b1.jpg", (40, 20))

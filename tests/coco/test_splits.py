@@ -163,6 +163,23 @@ def test_a_folder_of_images_that_is_not_here_is_likewise(one_json: Path, tmp_pat
     assert list(found["coco"]) == ["val"] and "'images: gone' for 'train': no such folder" in found["absent"]["train"]
 
 
+def test_without_all_splits_more_classes_may_be_named(one_json: Path, tmp_path: Path) -> None:
+    content = {"val": "all.json", "images": "images/val", "nc": 2}
+    assert _data(tmp_path, train="gone.json", names=["b", "a"], **content)["names"] == {0: "a"}
+    with pytest.raises(DataError, match="are not those of the JSON files"):
+        _data(tmp_path, train="gone.json", names=["b", "c"], **content)
+    with pytest.raises(DataError, match="are not those of the JSON files"):
+        _data(tmp_path, train="all.json", names=["b", "a"], **content)
+
+
+def test_names_may_be_paths_below_the_root(write_coco, write_image, tmp_path: Path) -> None:
+    file = write_image("images/val/000342/0001.jpg")
+    rows = [(1, 1, (1, 1, 9, 9))]
+    write_coco([(1, "images/val/000342/0001.jpg")], rows, {1: "person"}, "annotations/val/000342.json")
+    found = _data(tmp_path, val="annotations/val/000342.json")
+    assert load_index(found["val"], found["coco"]["val"]["images"]).files == (str(file),)
+
+
 def test_without_any_split_it_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'train: no.json': no such file"):
         _data(tmp_path, train="no.json", val="neither.json")

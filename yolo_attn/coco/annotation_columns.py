@@ -181,15 +181,16 @@ class Keypoints:
                 f"{path}: 'categories': all must have the same number of 'keypoints' to train a pose model; one has "
                 f"{self.count}, another {self.other_count}"
             )
-        if self.flaw.count and not self.owners and list(self.other_counts.values()) == [self.flaw.count]:
-            (count,) = self.other_counts
+        if self.flaw.count and not self.owners and sum(self.other_counts.values()) == self.flaw.count:
+            found = " or ".join(map(str, sorted(self.other_counts)))
+            what = f"name those {found}" if len(self.other_counts) == 1 else "give all the same number"
             return (
                 f"{path}: 'categories' names {self.count} keypoints, and all {self.flaw.count} 'annotations' with "
-                f"keypoints have {count}; name those {count}, or leave 'keypoints' out of the categories to train "
-                "without names"
+                f"keypoints have {found}; {what}, or leave 'keypoints' out of the categories to train without names"
             )
         if self.flaw.count:
-            self.flaw.wanted = f"{3 * self.count} finite numbers [x, y, visibility, ...] as in the others"
+            others = " as in the others" if self.owners else f" for the {self.count} that 'categories' names"
+            self.flaw.wanted = f"{3 * self.count} finite numbers [x, y, visibility, ...]{others}"
             return self.flaw.message(path, "annotations", total)
         if not self.count or self.count > _MOST_KEYPOINTS:
             return f"{path}: has no 'keypoints' (at most {_MOST_KEYPOINTS}) in its 'categories' or 'annotations'"

@@ -26,8 +26,8 @@ WARNINGS = {
         "means the upper left corner: write x - width / 2 and y - height / 2"
     ),
     "zero_areas": (
-        "annotations have 'area' 0 though their box has one{example}; COCO's numbers for small, medium and large "
-        "objects go by it, and keypoints by its root: leave 'area' out to have width x height"
+        "annotations have an 'area' of 0 or less though their box has one{example}; COCO's numbers for small, medium "
+        "and large objects go by it, and keypoints by its root: leave 'area' out to have width x height"
     ),
 }
 
@@ -41,7 +41,7 @@ def check_boxes(coco: CocoJson, wh: np.ndarray) -> tuple[dict[str, int], dict[st
     """
     rows = np.flatnonzero(~coco.crowd & (wh[coco.image_of] > 0).all(1) & (coco.boxes[:, 2:] > 0).all(1))
     boxes, limit = coco.boxes[rows], wh[coco.image_of[rows]]
-    wrong = {"relative_boxes": _relative(boxes), "zero_areas": coco.areas[rows] == 0}
+    wrong = {"relative_boxes": _relative(boxes), "zero_areas": coco.areas[rows] <= 0}
     if not wrong["relative_boxes"].any():
         xy, size = boxes[:, :2], boxes[:, 2:]
         leaves = ((xy + size > limit + _BORDER_PX) | (xy < -_BORDER_PX)).any(1)

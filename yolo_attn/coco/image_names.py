@@ -167,7 +167,7 @@ def _readings(name: str) -> list[tuple[str, ...]]:
 def _fits(dropped: Sequence[str], root: str) -> bool:
     """Return whether leaving out these folders of a name does not lead into the folder of another split."""
     said = {_split(part) for part in dropped} - {""}
-    own = next((split for part in reversed(Path(root).parts) if (split := _split(part))), "")
+    own = next((split for part in reversed(Path(root).parts[-2:]) if (split := _split(part))), "")
     return not said or not own or own in said
 
 

@@ -99,9 +99,10 @@ class MasksBuilder:
         Returns:
             Whether it is written as text, which can mean one thing only.
         """
-        given = segmentation
-        segmentation = from_text(segmentation)
-        is_text = segmentation is not given
+        is_text = False
+        if isinstance(segmentation, str):
+            given, segmentation = segmentation, from_text(segmentation)
+            is_text = segmentation is not given
         if isinstance(segmentation, list):
             is_text |= self._add_polygons(segmentation)
         elif isinstance(segmentation, dict):
@@ -121,13 +122,8 @@ class MasksBuilder:
     def _add_polygons(self, given: list[Any]) -> bool:
         """Take the polygons that make sense; return whether any is written as text."""
         good, is_text = 0, False
-        if given and (
-            not isinstance(given[0], list) or (given[0] and isinstance(given[0][0], list)) or len(given[0]) == 2
-        ):
-            shaped = polygons(given)
-            is_reshaped = shaped != given
-        else:
-            shaped, is_reshaped = given, False
+        shaped = polygons(given)
+        is_reshaped = shaped is not given and shaped != given
         for polygon in shaped:
             if self._add_polygon(polygon):
                 good += 1

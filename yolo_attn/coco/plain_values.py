@@ -59,6 +59,9 @@ def triples(value: Any) -> list[Any] | None:
 
 def polygons(value: list[Any]) -> list[Any]:
     """Return polygons as flat lists, also where there is one flat list for all or a list for each point."""
+    first = value[0] if value else None
+    if isinstance(first, list) and len(first) > 2 and not isinstance(first[0], list):
+        return value  # COCO's own form
     if value and not any(isinstance(item, list | dict) for item in value):
         return [value]
     if _is_points(value):
