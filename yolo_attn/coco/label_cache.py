@@ -22,7 +22,7 @@ from ..cache import cache_folder, replacing
 from ..errors import DataError
 from .coco_json import Header, file_state, header, read_coco_json
 
-_FORMAT = 1
+_FORMAT = 2
 _DIGEST = 32  # bytes of a SHA-256
 _ALIGNED = 64
 _MOST_ENTRIES = 64
