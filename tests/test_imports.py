@@ -18,8 +18,8 @@ ORDER = (
     ("yolo_attn.study", "yolo_attn.bench"),
     ("yolo_attn.host",),
     (
-        ("yolo_attn.registry", "yolo_attn.table_rows", "yolo_attn.listing")
-        + ("yolo_attn.graft", "yolo_attn.wiring", "yolo_attn.coco")
+        *("yolo_attn.registry", "yolo_attn.table_rows", "yolo_attn.listing"),
+        *("yolo_attn.graft", "yolo_attn.wiring", "yolo_attn.coco"),
     ),
     ("yolo_attn.fast",),
     ("yolo_attn.layers",),

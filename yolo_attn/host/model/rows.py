@@ -40,6 +40,7 @@ def parse_model_joint(original: Function) -> Function:
 
     @functools.wraps(original)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        refuse_explosion(d, _file(d))
         check.notice(d)
         d = _checked(d, host)
         try:
@@ -178,7 +179,6 @@ def _file(d: Mapping[str, Any]) -> str:
 def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``d`` with our rows in the host's form (arguments in a list); refuse names that nobody knows."""
     ours = registry.names()
-    refuse_explosion(d, _file(d))
     result = dict(d)
     index = 0
     for part in ("backbone", "head"):
