@@ -99,17 +99,18 @@ def test_shared_images_of_two_files_are_counted(write_coco, write_image, tmp_pat
     assert _data(tmp_path, train="train.json", val="val.json", images="images")["warnings"] == []
 
 
-@pytest.mark.parametrize("how", ["link", "folder link", "copy", "hard link"])
+@pytest.mark.parametrize("how", ["link", "link of another name", "folder link", "copy", "hard link"])
 def test_images_that_are_the_same_by_a_link_or_a_copy_are_told(how, write_coco, write_image, tmp_path: Path) -> None:
-    for name in "abc":
-        write_image(f"train/{name}.jpg")
+    for letter in "abc":
+        write_image(f"train/{letter}.jpg")
+    name = "z.jpg" if how == "link of another name" else "b.jpg"
     if how == "folder link":
         (tmp_path / "val").symlink_to(tmp_path / "train")
     else:
         (tmp_path / "val").mkdir()
-        make = {"link": os.symlink, "copy": shutil.copy, "hard link": os.link}[how]
-        make(tmp_path / "train/b.jpg", tmp_path / "val/b.jpg")
-    _two(write_coco, ["a.jpg", "b.jpg", "c.jpg"], ["b.jpg"])
+        make = {"copy": shutil.copy, "hard link": os.link}.get(how, os.symlink)
+        make(tmp_path / "train/b.jpg", tmp_path / "val" / name)
+    _two(write_coco, ["a.jpg", "b.jpg", "c.jpg"], [name])
     (said,) = _data(tmp_path, train="train.json", val="val.json", images={"train": "train", "val": "val"})["warnings"]
     assert said.startswith("all 1 images of 'val:' are in 'train:' too")
 

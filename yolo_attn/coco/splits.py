@@ -68,13 +68,11 @@ def shared_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[int
 
 def _shared_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[int, int, str]:
     mine, theirs = _file_names(one), _file_names(other)
-    common = {_last(name) for name in mine} & {_last(name) for name in theirs}
-    if not common:
-        return 0, len(theirs), ""
-    first = _located([name for name in mine if _last(name) in common], one["images"])
+    second = _located(theirs, other["images"])
+    common = {_last(name) for name in mine} & {_last(name) for name in (*theirs, *second)}
+    first = _located([name for name in mine if _last(name) in common], one["images"]) if common else {}
     # Of a JSON that serves several splits, only what lies in the folders of this one is its own.
-    total = len(theirs) if one["fingerprint"] != other["fingerprint"] else 0
-    second = _located(theirs if not total else [name for name in theirs if _last(name) in common], other["images"])
+    total = len(second) if one["fingerprint"] == other["fingerprint"] else len(theirs)
     by_name: dict[str, list[tuple[str, int]]] = {}
     for file, size in first.items():
         by_name.setdefault(_last(file), []).append((file, size))
@@ -87,7 +85,7 @@ def _shared_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[in
             is_shared = _are_equal(twins.pop(), file)
         if is_shared:
             shared.append(file)
-    return len(shared), total or len(second), shared[0] if shared else ""
+    return len(shared), total, shared[0] if shared else ""
 
 
 def _file_names(split: Mapping[str, Any]) -> list[str]:

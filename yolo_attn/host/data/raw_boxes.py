@@ -29,7 +29,7 @@ def unclipped(boxes: torch.Tensor, clipped: torch.Tensor, shape: Sequence[int], 
     gain, pad = (torch.tensor(pair, device=boxes.device, dtype=torch.float64) for pair in ratio_pad)
     corners = (boxes.double() - pad.repeat(2)) / gain.flip(0).repeat(2)
     limit = torch.tensor([shape[1], shape[0]] * 2, device=boxes.device, dtype=torch.float64)
-    if len(corners) and (corners.clamp(min=0).minimum(limit) - clipped).abs().max() > _ROUNDING_PX:
+    if len(corners) and not (corners.clamp(min=0).minimum(limit) - clipped).abs().max() <= _ROUNDING_PX:
         return []
     return torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
 
