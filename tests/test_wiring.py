@@ -312,6 +312,23 @@ def test_repeated_keys_of_a_text() -> None:
     assert repeated_keys("a: [") == repeated_keys("") == repeated_keys("nc: 1\nhead: [nc, nc]") == []
 
 
+def test_aliases_that_explode_are_cut() -> None:
+    text = "a: &a0 [x]\n" + "".join(
+        f"k{n}: &a{n} {{{', '.join(f'b{m}: *a{n - 1}' for m in range(9))}}}\n" for n in range(1, 30)
+    )
+    one_line = "{" + ", ".join(line for line in text.splitlines()) + ", head: 1, head: 2}"
+    assert len(repeated_keys(one_line)) == 1
+    assert repeated_keys(text + "head: []\nhead: []\n")[0].message.startswith("'head' is given 2 times")
+    nested: list[Any] = ["x"]
+    for _ in range(30):
+        nested = [nested] * 9
+    model = yolov8()
+    model["backbone"][4] = nested
+    assert len(messages(model)[0]) < 4000
+    model["backbone"][4] = [nested, 1, "SE", []]
+    assert all(len(message) < 4000 for message in messages(model))
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-40, 40) | st.text(max_size=4) | st.sampled_from(["Concat", "SE", "Conv"]),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from reprlib import Repr
 
 from .. import registry
 from ..graft import NO_MAP, absolute, listed
@@ -30,13 +31,15 @@ def find_missing_sources(graph: Graph) -> list[Finding]:
     for index, row in enumerate(graph.rows):
         if not is_row(row):
             found.append(
-                Finding(index, "form", f"row {index}: {row!r} is not of the form [from, number, module, args]", True)
+                Finding(
+                    index, "form", f"row {index}: {_short(row)} is not of the form [from, number, module, args]", True
+                )
             )
             continue
         for source in row[0] if isinstance(row[0], (list, tuple)) and row[0] else [row[0]]:
             allowed = f"give -1 or an index from 0 to {index - 1}" if index else "the first row reads the input, -1"
             if not _is_there(source, index):
-                message = f"row {index}: {graph.module(index)} reads from {source!r}; {allowed}"
+                message = f"row {index}: {graph.module(index)} reads from {_short(source)}; {allowed}"
                 found.append(Finding(index, "from", message, True))
     return found
 
@@ -184,6 +187,13 @@ def _is_branch(graph: Graph, source: int, reader: int) -> bool:
 def _is_pyramid(strides: Sequence[float]) -> bool:
     """Return whether strides are those of levels in their order."""
     return all(b == 2 * a for a, b in pairwise(strides)) and (len(strides) == 1 or strides[0] in _FIRST)
+
+
+def _short(value: object) -> str:
+    """Return a value as it is written, cut where it is long: aliases can make it endless."""
+    cut = Repr()
+    cut.maxlevel, cut.maxlist, cut.maxtuple, cut.maxdict, cut.maxstring, cut.maxother = 3, 5, 5, 5, 60, 60
+    return cut.repr(value)
 
 
 def _number(stride: float | None) -> str:

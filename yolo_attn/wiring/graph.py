@@ -135,6 +135,6 @@ def _stride(row: Any, sources: Sequence[float | None]) -> float | None:
         return None
     try:
         factor = float(SHRINK[name](args))
-    except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError):
+    except (TypeError, ValueError, LookupError, ArithmeticError):
         return None
     return stride * factor if factor == 1 or (repeats == 1 and factor > 0) else None

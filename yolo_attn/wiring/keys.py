@@ -34,13 +34,15 @@ def repeated_keys(text: str) -> list[Finding]:
 
 
 def _key_lines(node: Any, prefix: str) -> list[tuple[str, list[int]]]:
+    """Return the keys of a mapping and of mappings in it, with their lines; aliases are not followed again."""
     lines: dict[str, list[int]] = {}
     below = []
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             name = f"{prefix}{key.value}"
             lines.setdefault(name, []).append(key.start_mark.line + 1)
-            below += _key_lines(value, f"{name}.")
+            if value.start_mark.index >= key.start_mark.index:  # an alias stands for what was said above
+                below += _key_lines(value, f"{name}.")
     return [*lines.items(), *below]
 
 

@@ -51,6 +51,14 @@ def test_a_warning_comes_once_for_each_file(tmp_path: Path, warned: list[str]) -
     assert warned == [f"{file}, {SAID}" for file in files]
 
 
+def test_a_dictionary_is_checked_as_a_file_is(warned: list[str]) -> None:
+    model = with_dead_row() | {"scale": "n"}
+    tasks.DetectionModel(copy.deepcopy(model), verbose=False)
+    assert warned == [f"model, {SAID}"]
+    with pytest.raises(RowError, match="model: scale 'q' is asked for, but 'scales' has n, s"):
+        tasks.DetectionModel(model | {"scale": "q"}, verbose=False)
+
+
 def test_strict_makes_it_an_error(tmp_path: Path, warned: list[str], monkeypatch) -> None:
     file = write(tmp_path / "yolov8n-mine.yaml", with_dead_row())
     for off in ("0", "no", "false", ""):

@@ -39,7 +39,7 @@ def is_strict() -> bool:
 
 def examine(model: Mapping[str, Any]) -> list[Finding]:
     """Return what is wrong with the wiring of a model dictionary and with the keys of its file."""
-    return [*findings(model), *repeated_keys(_text(model))]
+    return [*findings(model), *_repeated_keys(model)]
 
 
 def notice(model: Mapping[str, Any], is_file: bool = False) -> None:
@@ -218,16 +218,17 @@ def _file(model: Mapping[str, Any]) -> str:
     return str(model.get("yaml_file") or "model")
 
 
-def _text(model: Mapping[str, Any]) -> str:
-    """Return the text of the file that a model came from, or nothing if it cannot be told."""
+def _repeated_keys(model: Mapping[str, Any]) -> list[Finding]:
+    """Return the keys that the file repeats from which a model came, if that can be told."""
     named = Path(str(model.get("yaml_file") or "model.yaml"))
     without_scale = named.with_name(re.sub(r"(?<=\d)[nsmlx](?=[^a-z]|$)", "", named.name, count=1))
     for file in dict.fromkeys((named, without_scale)):
         try:
             text = file.read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
+            found = repeated_keys(text)
+            content = yaml.safe_load(text) if found else None
         except (OSError, ValueError, yaml.YAMLError):
             continue
         if isinstance(content, Mapping) and all(content.get(part) == model.get(part) for part in ("backbone", "head")):
-            return text
-    return ""
+            return found
+    return []
