@@ -30,8 +30,16 @@ class RowError(YoloAttnError, ValueError):
     """A row of a model YAML that cannot be built."""
 
 
+class LayerFileError(YoloAttnError, ImportError):
+    """A layer whose file cannot be imported."""
+
+
 class HostError(YoloAttnError, RuntimeError):
     """The installed Ultralytics cannot be patched safely."""
+
+
+class CheckpointError(HostError):
+    """A checkpoint that cannot be opened, or is not to be."""
 
 
 class DataError(YoloAttnError, ValueError):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError, RegistrationError, UnknownLayerError, YoloAttnError, nearest
+from .errors import ArgumentError, LayerFileError, RegistrationError, UnknownLayerError, YoloAttnError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,9 +32,24 @@ class Layer:
     arxiv: str = ""
 
     def load(self) -> type[nn.Module]:
-        """Import and return the class."""
+        """Import and return the class.
+
+        Raises:
+            LayerFileError: If its file cannot be imported.
+        """
+        if self.name in _USER_CLASSES:
+            return _USER_CLASSES[self.name]
         module, _, name = self.path.partition(":")
-        return _USER_CLASSES.get(self.name) or getattr(importlib.import_module(module), name)
+        try:
+            return getattr(importlib.import_module(module), name)
+        except Exception as error:  # a damaged file raises anything
+            lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+            is_ours = not lacking or lacking.partition(".")[0] == "yolo_attn"
+            mend = "--force-reinstall --no-deps yolo-attn" if is_ours else lacking
+            raise LayerFileError(
+                f"{self.name} cannot be used, for {module} cannot be imported: {type(error).__name__}: {error}. "
+                f"Mend it: pip install {mend}"
+            ) from error
 
 
 def _layer(name: str, module: str, slug: str, aliases: str, arguments: str, paper: str, year: int, arxiv: str) -> Layer:
@@ -126,6 +141,23 @@ def layers() -> tuple[Layer, ...]:
 def names() -> dict[str, Layer]:
     """Map every YAML name and alias to its row."""
     return {name: layer for layer in layers() for name in (layer.name, *layer.aliases)}
+
+
+def classes() -> dict[str, type[nn.Module]]:
+    """Map every YAML name and alias to its class, but for layers whose file cannot be imported."""
+    gone = broken()
+    return {name: layer.load() for name, layer in names().items() if layer.name not in gone}
+
+
+def broken() -> dict[str, LayerFileError]:
+    """Return the layers whose file cannot be imported, each with its error."""
+    found = {}
+    for layer in layers():
+        try:
+            layer.load()
+        except LayerFileError as error:
+            found[layer.name] = error
+    return found
 
 
 def list_layers() -> list[str]:

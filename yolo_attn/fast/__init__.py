@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from ..switches import is_off
 
 # What is computed, below ``yolo_attn.layers`` -> device -> the form, below this package.
 FORMS: dict[str, dict[str, str]] = {
@@ -28,7 +29,7 @@ FORMS: dict[str, dict[str, str]] = {
     "criss_cross.CrissCross._attend": {"cpu": "cpu.criss_cross:attend"},
 }
 
-_is_on = ContextVar("fast", default=os.environ.get("YOLO_ATTN_FAST", "1").lower() not in ("0", "false", "no", "off"))
+_is_on = ContextVar("fast", default=not is_off("YOLO_ATTN_FAST"))
 _is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", bool)  # PyTorch 2.1 has none: False
 _watchers: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from yolo_attn.errors import HostError
 from yolo_attn.host.run import checkpoints
 from yolo_attn.host.run.checkpoints import DRAFTS
 
@@ -43,13 +44,18 @@ def test_a_writer_that_fails_leaves_the_old_files(trainer, tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_stripping_replaces_at_once_or_waits(tmp_path: Path) -> None:
+def test_stripping_replaces_at_once_or_waits(tmp_path: Path, monkeypatch) -> None:
+    from ultralytics.utils import LOGGER
+
+    said: list[str] = []
+    monkeypatch.setattr(LOGGER, "handle", lambda record: LOGGER.filter(record) and said.append(record.getMessage()))
     file = tmp_path / "best.pt"
     torch.save({"model": 1}, file)
 
     def host(f, s, updates):
-        assert str(s) == str(f) and torch.load(f) == {"model": 1}
+        assert isinstance(s, (str, Path)) and torch.load(f) == {"model": 1}  # what every torch.save takes for a path
         torch.save({"model": 2, **updates}, s)
+        LOGGER.info(f"Optimizer stripped from {f}, saved as {s}")
         assert torch.load(f) == {"model": 1}
         return {"model": 2}
 
@@ -60,6 +66,18 @@ def test_stripping_replaces_at_once_or_waits(tmp_path: Path) -> None:
     torch.save({"model": 1}, file)
     checkpoints.strip(host, file, {}, hold=False)
     assert torch.load(file) == {"model": 2} and not (tmp_path / DRAFTS).exists()
+    assert said == [f"Optimizer stripped from {file}, saved as {file}"] * 2
+
+
+def test_a_link_in_place_of_the_drafts_is_not_followed(trainer, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "last.pt").write_bytes(b"theirs")
+    (tmp_path / DRAFTS).symlink_to(theirs)
+    with pytest.raises(HostError, match="is a link"), checkpoints.redirected(trainer):
+        trainer.last.write_bytes(b"new")
+    checkpoints.sweep(tmp_path)
+    assert [file.read_bytes() for file in theirs.iterdir()] == [b"theirs"] and (tmp_path / DRAFTS).is_symlink()
 
 
 def test_a_checkpoint_that_the_host_skips_stays(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ... import registry
 from ...errors import ArgumentError, HostError, RowError, UnknownLayerError, nearest
 from ...graft import split_arguments
 from ...layers.gated import Gated
+from .. import names
 from ..joints import SUPPORTED
 
 Function = Callable[..., Any]
@@ -39,6 +40,7 @@ def parse_model_joint(original: Function) -> Function:
 
     @functools.wraps(original)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        names.tell(d)
         d = _checked(d, host)
         try:
             return build(d, *args, **kwargs)
@@ -57,6 +59,7 @@ def refuse_joint(problem: HostError) -> Callable[[Function], Function]:
     def joint(original: Function) -> Function:
         @functools.wraps(original)
         def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            names.tell(d)
             ours = [row[2] for row in _rows(d) if row[2] in registry.names()]
             if ours and not all(name in getattr(original, "__globals__", {}) for name in ours):
                 raise HostError(f"{_file(d)} names {', '.join(sorted(set(ours)))}, but {problem}")
@@ -121,7 +124,7 @@ class _Rows:
     @staticmethod
     def classes() -> set[type]:
         """Return the classes of our layers."""
-        return {layer.load() for layer in registry.layers()}
+        return set(registry.classes().values())
 
     @staticmethod
     def resolve(
