@@ -66,7 +66,7 @@ def ask_network(network: nn.Module, distances: Tensor) -> Tensor:
     ``(B groups, N, S, 2) -> (B groups, heads / groups, N, S)``
     """
     logs = torch.sign(distances) * torch.log2(1 + (4 * distances).abs()) / 3
-    dtype = next((parameter.dtype for parameter in network.parameters()), logs.dtype)
+    (dtype, *_) = [*(parameter.dtype for parameter in network.parameters()), logs.dtype]
     return rearrange(network(logs.to(dtype)), "n q s heads -> n heads q s")
 
 
