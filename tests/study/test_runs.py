@@ -163,3 +163,9 @@ def test_the_verb_writes_files_and_never_over_one(tmp_path: Path, capsys: pytest
     assert "39.88" in files["latex"].read_text()
     assert main(["runs", str(tmp_path / "r"), "--csv", str(tmp_path / "no" / "t.csv")]) == 1
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_link_that_leads_nowhere_is_there_too(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match="is there already"):
+        runs.check_absent([tmp_path / "table.csv"])

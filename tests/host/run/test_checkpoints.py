@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from yolo_attn.errors import HostError
+from yolo_attn.errors import DataError, HostError
 from yolo_attn.host.run import checkpoints
 from yolo_attn.host.run.checkpoints import DRAFTS
+from yolo_attn.host.run.record import RunRecord
 
 
 @pytest.fixture
@@ -122,3 +123,15 @@ def test_rows_of_a_resumed_run_have_each_epoch_once(tmp_path: Path, rows: str, k
 def test_without_rows_every_epoch_is_missing(tmp_path: Path) -> None:
     assert checkpoints.trim_rows(tmp_path / "results.csv", 2) == [1, 2]
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("theirs", ["mine", '{"mine": 1}', "[]", "link"])
+def test_somebody_elses_run_json_is_never_overwritten(theirs: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    if theirs == "link":
+        (tmp_path / "other.json").write_text('{"schema": 1, "state": "finished", "epochs": []}')
+        file.symlink_to(tmp_path / "other.json")
+    else:
+        file.write_text(theirs)
+    with pytest.raises(DataError, match="is no record of yolo-attn and stays as it is"):
+        RunRecord(SimpleNamespace(save_dir=tmp_path), torch.nn.Identity())
