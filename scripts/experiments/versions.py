@@ -27,14 +27,18 @@ WITH_OLD_TORCH = ("numpy<2", "opencv-python<4.11")
 _CBAM = "yolov8n-cbam-neck.yaml"
 _SMALL = ["data=shapes.yaml", "imgsz=64", "batch=16", "fraction=0.2", "workers=0", "plots=False", "project=out"]
 _RESUME = """
+import ast
 from ultralytics import YOLO
+def read(text):
+    try: return ast.literal_eval(text)
+    except (ValueError, SyntaxError): return text
 def stop(trainer):
     if trainer.epoch == 0:
         raise InterruptedError
 yolo = YOLO("{model}")
 yolo.add_callback("on_fit_epoch_end", lambda trainer: None)
 yolo.add_callback("on_model_save", stop)
-small = dict(word.split("=") for word in {small!r})
+small = dict((key, read(value)) for key, value in (word.split("=") for word in {small!r}))
 try:
     yolo.train(**small, epochs=2, name="cut")
 except InterruptedError:
@@ -52,6 +56,9 @@ STEPS: dict[str, list[str]] = {
     "export": ["yolo", "export", "model=out/one/weights/best.pt", "format=torchscript", "imgsz=64"],
     "exported": ["yolo", "val", "model=out/one/weights/best.torchscript", *_SMALL],
 }
+
+
+_NEEDED = ("build", "train")  # without these the later steps have nothing to work on
 
 
 @dataclass(frozen=True)
@@ -118,13 +125,15 @@ def run_row(combination: Combination, wheel: Path, folder: Path, share: Path | N
             seconds += more
     row["steps"]["install"] = None if done.returncode else round(seconds, 1)
     if done.returncode:
-        return row | {"log": done.stdout[-3000:]}
+        return row | {"log": _end(done.stdout)}
     row["found"] = _versions(bin_ / "python", work)
     for name, (program, *rest) in STEPS.items():
         seconds, done = _timed([str(bin_ / program), *rest], work)
         row["steps"][name] = None if done.returncode else round(seconds, 1)
         if done.returncode:
-            row["log"] += f"--- {name}\n{done.stdout[-3000:]}\n"
+            row["log"] += f"--- {name}\n{_end(done.stdout)}\n"
+            if name in _NEEDED:
+                break
     return row
 
 
@@ -145,6 +154,10 @@ def is_good(row: dict[str, Any]) -> bool:
     return len(row["steps"]) == 1 + len(STEPS) and None not in row["steps"].values()
 
 
+def _end(said: str) -> str:
+    return "\n".join(said.splitlines()[-12:])
+
+
 def _installs(combination: Combination, wheel: Path, share: Path | None, python: Path) -> Iterator[list[str]]:
     pip = [str(python), "-m", "pip", "install", "-q", "--no-cache-dir"]
     if share is None:
@@ -155,14 +168,23 @@ def _installs(combination: Combination, wheel: Path, share: Path | None, python:
     hook = f"import pathlib; pathlib.Path({str(site / 'zz_shared.pth')!r}).write_text({str(share)!r})"
     yield [str(python), "-c", hook]
     yield [*pip, "--no-deps", str(wheel), combination.requirements()[0]]
-    there = {re.sub(r"[-_.]+", "-", d.name).lower() for d in importlib.metadata.distributions(path=[str(share)])}
-    lacking = [need for need in _OLD_NEEDS if re.split(r"[<>=]", need)[0] not in there]
+    lacking = _lacking(site, share)  # of the release that has just been installed
     if lacking:
-        yield [*pip, *lacking]
+        yield [*pip, "--no-deps", *lacking]
 
 
-# What older releases need and newer ones do not.
-_OLD_NEEDS = ("pandas", "scipy", "seaborn", "py-cpuinfo")
+def _lacking(site: Path, share: Path) -> list[str]:
+    """Return what the Ultralytics in ``site`` needs and ``share`` lacks or has in a version that does not do."""
+    from packaging.requirements import Requirement
+
+    (host,) = importlib.metadata.distributions(name="ultralytics", path=[str(site)])
+    found = []
+    for need in map(Requirement, host.requires or []):
+        has = next(iter(importlib.metadata.distributions(name=need.name, path=[str(share)])), None)
+        is_asked = need.marker is None or need.marker.evaluate({"extra": ""})
+        if is_asked and (has is None or not need.specifier.contains(has.version, prereleases=True)):
+            found.append(f"{need.name}{need.specifier}")
+    return found
 
 
 def _versions(python: Path, work: Path) -> dict[str, str]:
