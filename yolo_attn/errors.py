@@ -34,12 +34,16 @@ class ModelNameError(YoloAttnError, FileNotFoundError):
     """A model name that looks like one of ours and stands for no model."""
 
 
+class LayerFileError(YoloAttnError, ImportError):
+    """A layer whose file cannot be imported."""
+
+
 class HostError(YoloAttnError, RuntimeError):
     """The installed Ultralytics cannot be patched safely."""
 
 
-class CheckpointError(YoloAttnError, RuntimeError):
-    """A checkpoint that cannot be used the way it was asked for."""
+class CheckpointError(HostError):
+    """A checkpoint that cannot be opened or used, or is not to be."""
 
 
 class DataError(YoloAttnError, ValueError):

@@ -10,7 +10,15 @@ import keyword
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError, RegistrationError, UnknownLayerError, YoloAttnError, mistyped, nearest
+from .errors import (
+    ArgumentError,
+    LayerFileError,
+    RegistrationError,
+    UnknownLayerError,
+    YoloAttnError,
+    mistyped,
+    nearest,
+)
 from .layers._checks import plain
 from .layers._pasted import WIDTHS
 from .table_rows import Layer, Namesake
@@ -132,6 +140,23 @@ def layers() -> tuple[Layer, ...]:
 def names() -> dict[str, Layer]:
     """Map every YAML name and alias to its row."""
     return {name: layer for layer in layers() for name in (layer.name, *layer.aliases)}
+
+
+def classes() -> dict[str, type[nn.Module]]:
+    """Map every YAML name and alias to its class, but for layers whose file cannot be imported."""
+    gone = broken()
+    return {name: layer.load() for name, layer in names().items() if layer.name not in gone}
+
+
+def broken() -> dict[str, LayerFileError]:
+    """Return the layers whose file cannot be imported, each with its error."""
+    found = {}
+    for layer in layers():
+        try:
+            layer.load()
+        except LayerFileError as error:
+            found[layer.name] = error
+    return found
 
 
 def list_layers() -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .errors import LayerFileError
 from .layers._pasted import accept_width_keywords
 
 if TYPE_CHECKING:
@@ -52,11 +53,24 @@ class Layer:
     registered: type[nn.Module] | None = None
 
     def load(self) -> type[nn.Module]:
-        """Import and return the class."""
+        """Import and return the class.
+
+        Raises:
+            LayerFileError: If its file cannot be imported.
+        """
         if self.registered is not None:
             return self.registered
         module, _, name = self.path.partition(":")
-        cls = getattr(importlib.import_module(module), name)
+        try:
+            cls = getattr(importlib.import_module(module), name)
+        except Exception as error:  # a damaged file raises anything
+            lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+            is_ours = not lacking or lacking.partition(".")[0] == "yolo_attn"
+            mend = "--force-reinstall --no-deps yolo-attn" if is_ours else lacking
+            raise LayerFileError(
+                f"{self.name} cannot be used, for {module} cannot be imported: {type(error).__name__}: {error}. "
+                f"Mend it: pip install {mend}"
+            ) from error
         accept_width_keywords(cls)
         return cls
 

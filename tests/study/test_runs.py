@@ -174,3 +174,9 @@ def test_a_run_whose_wiring_is_wrong_is_marked(tmp_path: Path) -> None:
     table = runs.text(found, 200)
     assert [line.count("! CBAM@22") for line in table.splitlines()[:3]] == [0, 0, 1] and runs.MARKED in table
     assert runs.markdown(found).count("| ! CBAM@22 |") == 1
+
+
+def test_a_link_that_leads_nowhere_is_there_too(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match="is there already"):
+        runs.check_absent([tmp_path / "table.csv"])

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from ..cache import VARIABLE, cache_folder, write_text
+from ..cache import VARIABLE, cache_folder, make_folder, write_text
 from ..errors import DataError, nearest
 from .coco_json import Header, Id, merge_categories
 from .json_entries import shown
@@ -178,7 +178,7 @@ def write_cached(text: str, kind: str, name: str = "") -> Path:
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     file = cache_folder() / kind / (f"{key}/{name}" if name else f"{key}.yaml")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(kind, *([key] if name else []))
         write_text(file, text)
     except OSError as error:
         raise DataError(f"cannot write {file}: {error.strerror}; set {VARIABLE} to a folder you can write") from error

@@ -23,7 +23,7 @@ def split_windows(x: Tensor, n_win: int, auto_pad: bool, mask_pad: bool) -> tupl
         raise ValueError(f"map {h}x{w} is not divisible by n_win={n_win}; auto_pad=True pads it")
     bottom, right = -h % n_win, -w % n_win
     # A trace has to hold the padding even where its own example needs none.
-    pad = auto_pad and bool(torch.jit.is_tracing() or bottom or right)
+    pad = auto_pad and (torch.jit.is_tracing() or bottom > 0 or right > 0)
     if pad:
         x = F.pad(x, (0, right, 0, bottom))
     windows = rearrange(x, "b c (j h) (i w) -> b (j i) h w c", j=n_win, i=n_win)

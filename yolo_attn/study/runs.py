@@ -141,7 +141,7 @@ def check_absent(files: Iterable[Path]) -> None:
         DataError: If one of them is there.
     """
     for file in files:
-        if file.exists():
+        if os.path.lexists(file):
             raise DataError(f"{file} is there already; name another file or add --force")
 
 

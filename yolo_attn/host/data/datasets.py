@@ -15,7 +15,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.rtdetr.val import RTDETRDataset
 from ultralytics.utils import LOCAL_RANK, LOGGER
 
-from ...cache import VARIABLE, cache_folder
+from ...cache import VARIABLE, cache_folder, make_folder
 from ...coco.index import Id, load_index
 from ...coco.label_cache import read_header
 from ...coco.plain_values import same_ids
@@ -179,7 +179,7 @@ class COCOLabels:
         folder = cache_folder() / "images"
         needed = self._pixels * getattr(self, "channels", 3) * (1 + safety_margin)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder("images")
             free = shutil.disk_usage(folder).free + sum(f.stat().st_size for f in self.npy_files if f.exists())
             problem = f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free" if needed > free else ""
         except OSError as error:

@@ -99,4 +99,4 @@ def readable(model: nn.Module, name: str) -> str:
 
 
 def _classes() -> set[type]:
-    return {layer.load() for layer in registry.layers()}
+    return set(registry.classes().values())

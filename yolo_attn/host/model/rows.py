@@ -17,6 +17,7 @@ from typing import Any
 from ... import registry
 from ...errors import ArgumentError, HostError, RowError, UnknownLayerError, YoloAttnError
 from ...layers.gated import Gated
+from .. import names
 from ..joints import SUPPORTED
 from . import check
 from .row_arguments import find_source, hold, read, rows_of
@@ -41,6 +42,7 @@ def parse_model_joint(original: Function) -> Function:
     @functools.wraps(original)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         refuse_explosion(d, _file(d))
+        names.tell(d)
         check.notice(d)
         d = _checked(d, host)
         try:
@@ -62,6 +64,7 @@ def refuse_joint(problem: HostError) -> Callable[[Function], Function]:
     def joint(original: Function) -> Function:
         @functools.wraps(original)
         def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            names.tell(d)
             ours = [row[2] for row in rows_of(d) if row[2] in registry.names()]
             if ours and not all(name in getattr(original, "__globals__", {}) for name in ours):
                 raise HostError(f"{_file(d)} names {', '.join(sorted(set(ours)))}, but {problem}")
@@ -126,7 +129,7 @@ class _Rows:
     @staticmethod
     def classes() -> set[type]:
         """Return the classes of our layers."""
-        return {layer.load() for layer in registry.layers()}
+        return set(registry.classes().values())
 
     @staticmethod
     def resolve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -18,6 +19,7 @@ from torch import nn
 
 from ..._version import __version__
 from ...cache import write_text
+from ...errors import DataError
 from ..model import transfer
 from ..model.check import warnings_of
 from ..model.ours import describe_layers
@@ -38,6 +40,10 @@ class RunRecord:
     def __init__(self, trainer: Any, model: nn.Module) -> None:
         """Describe a run that is about to start; ``model`` is the trainer's, without its wrappers."""
         self.file = Path(trainer.save_dir) / FILE
+        if os.path.lexists(self.file) and not _is_record(self.file):
+            raise DataError(
+                f"{self.file} is no record of yolo-attn and stays as it is; name another folder for the run"
+            )
         self._is_coco = "coco" in trainer.data
         self.fields: dict[str, Any] = {
             "schema": SCHEMA, "state": "running", "reason": None, "name": Path(trainer.save_dir).name,
@@ -111,6 +117,15 @@ class RunRecord:
             epochs=rows, problems=problems, times=times, memory=memory, best_epoch=best,
             resumed_at=[*resumed, epochs + 1],
         )  # fmt: skip
+
+
+def _is_record(file: Path) -> bool:
+    """Tell whether a file is a record of ours, of any schema; a link is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not file.is_symlink() and isinstance(found, dict) and {"schema", "state", "epochs"} <= found.keys()
 
 
 def without_nan(value: Any) -> Any:
