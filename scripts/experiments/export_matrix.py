@@ -22,15 +22,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from experiments import evidence, export_models, export_programs
 from yolo_attn import registry
+from yolo_attn.host.run import demo
 from yolo_attn.host.run.export_check import Case, Row, check
 from yolo_attn.host.run.runtimes import PACKAGES, missing_packages
 
 TASK = "export"
-SIZES = [[160, 192], [96, 128]]  # the second one where an export is for all sizes
+SIZES = [[128, 160], [96, 128]]  # the second one where an export is for all sizes
 TIMEOUT = 240
 
 
@@ -61,10 +64,8 @@ def _onnx(name: str, **arguments: Any) -> Column:
 COLUMNS = (
     _onnx("", simplify=False),
     _onnx("simplified"),
-    _onnx("dynamic", dynamic=True, simplify=False),
     _onnx("dynamic simplified", dynamic=True),
     _onnx("fp16", quantize=16),
-    _onnx("opset 12", opset=12, simplify=False),
     _onnx("opset 13", opset=13, simplify=False),
     _onnx("opset 20", opset=20, simplify=False),
     _onnx("NMS", nms=True),
@@ -142,25 +143,31 @@ def main() -> None:
     names = [column.name for column in COLUMNS]
     parser.add_argument("--models", nargs="+", default=list(export_models.MODELS), choices=export_models.MODELS)
     parser.add_argument("--columns", nargs="+", default=names, choices=names)
+    parser.add_argument("--base", type=Path, required=True, help="best.pt of: yolo-attn demo model=yolov8n.yaml")
     parser.add_argument("--work", type=Path, required=True, help="folder for the models, made once")
     parser.add_argument("--again", action="store_true", help="measure those that are not the same again")
     parser.add_argument("-o", "--out", type=Path, default=Path("results"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    from ultralytics.utils import ASSETS
-
-    images = [str(path) for path in sorted(Path(ASSETS).glob("*.jpg"))]
-    content = _read(given.out)
+    images = [str(path) for path in demo.validation_images()[:2]]
+    content = evidence.load(given.out, TASK)
     rows = content["rows"] if content else []
     if given.again:
-        rows = [r for r in rows if r["state"] == "same" or (r["model"] not in given.models or r["column"] not in given.columns)]
-    files = export_models.build_all(given.models, given.work, images, SIZES[0])
-    command = "python scripts/experiments/export_matrix.py --work DIR"
+        rows = [
+            r
+            for r in rows
+            if r["state"] == "same" or (r["model"] not in given.models or r["column"] not in given.columns)
+        ]
+    files = export_models.build_all(given.models, given.work, given.base, _read_images(images))
+    command = "python scripts/experiments/export_matrix.py --base best.pt --work DIR"
     for model, column in cells(rows, given.models, given.columns):
         start = time.perf_counter()
         row = measure(files[model], column, images, TIMEOUT)
         seconds = round(time.perf_counter() - start, 1)
-        print(f"{column.name:22}{model:26}{row.state:9}{row.difference or 0:8.1e} {row.layer or row.note} {seconds} s", flush=True)
+        print(
+            f"{column.name:22}{model:26}{row.state:9}{row.difference or 0:8.1e} {row.layer or row.note} {seconds} s",
+            flush=True,
+        )
         rows.append(_entry(model, column, row) | {"seconds": seconds})
         evidence.save(evidence.record(TASK, {"sizes": SIZES, "images": len(images)}, rows, command), given.out)
 
@@ -182,8 +189,9 @@ def _entry(model: str, column: Column, row: Row) -> dict[str, Any]:
     return entry | ({"log": tail} if tail else {})
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    return evidence.load(folder, TASK)
+def _read_images(files: list[str]) -> torch.Tensor:
+    pixels = [np.array(Image.open(file).convert("RGB").resize(SIZES[0][::-1])) for file in files]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     Shape:
         ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory.
     """
+    if torch.onnx.is_in_onnx_export():  # the operator's own form needs opset 14
+        logits = (q * scale) @ k.transpose(-2, -1)
+        return (logits if mask is None else logits + mask).softmax(-1) @ v
     width = v.shape[-1]
     if torch.jit.is_tracing() or q.shape[-1] == width:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)

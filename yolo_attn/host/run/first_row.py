@@ -55,7 +55,9 @@ def find_first_row(
         for index, (a, b) in enumerate(zip(expected, parts, strict=True)):
             if relative_difference(a, b) > allowed:
                 return f"row {index}, {kind_of(rows[index])[0]}"
-    return f"row {len(rows)}, {type(head).__name__}, or where the runtime joins rows: alone, each row before is the same"
+    return (
+        f"row {len(rows)}, {type(head).__name__}, or where the runtime joins rows: alone, each row before is the same"
+    )
 
 
 def _maps(model: Any, image: Tensor) -> list[Tensor]:

@@ -170,5 +170,3 @@ def _has_quantize() -> bool:
     from ultralytics.cfg import DEFAULT_CFG_DICT
 
     return "quantize" in DEFAULT_CFG_DICT
-
-
