@@ -45,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs.add_argument("--force", action="store_true", help="write over files that are there")
     verify = verbs.add_parser("verify", help="export a checkpoint, run it, and compare it with the checkpoint")
     verify.add_argument("checkpoint")
-    verify.add_argument("overrides", nargs="*", metavar="key=value", help="as for yolo export: opset=13 nms=True")
     verify.add_argument("--formats", help="such as onnx,openvino; default: all that can run here")
     verify.add_argument("--imgsz", help="such as 640 or 640,480x640 (height x width); default: the size of training")
     verify.add_argument("--source", help="an image or a folder; default: images of the checkpoint's data")
     verify.add_argument("--dynamic", action="store_true", help="export once for all sizes")
     verify.add_argument("--half", action="store_true", help="export in half precision")
+    verify.add_argument(
+        "--export", nargs="+", default=[], metavar="key=value", help="as for yolo export: opset=13 nms=True"
+    )
     arguments = parser.parse_args(argv)
     try:
         if arguments.verb == "demo":
@@ -120,7 +122,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         given["source"],
         given["dynamic"],
         given["half"],
-        dict(_override(text) for text in given["overrides"]),
+        dict(_override(text) for text in given["export"]),
     )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -149,6 +151,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("results"))
     given = parser.parse_args()
     torch.set_num_threads(1)
+    for module in ("torchvision", "torch._dynamo", "onnx", "onnxruntime", "onnxslim", "openvino"):
+        with contextlib.suppress(ImportError):  # once, not in every cell; they start no threads yet
+            importlib.import_module(module)
     images = [str(path) for path in demo.validation_images()[:2]]
     content = evidence.load(given.out, TASK)
     rows = content["rows"] if content else []

@@ -44,7 +44,9 @@ def _build(name: str, base: Path, images: Tensor) -> Any:
     from ultralytics.nn.tasks import DetectionModel
 
     torch.manual_seed(0)
-    owner, trained = YOLO(f"{name}.yaml"), YOLO(str(base)).model.float()
+    owner: Any = YOLO(f"{name}.yaml")
+    trained: Any = YOLO(str(base)).model
+    trained.float()
     model = DetectionModel({**owner.model.yaml, "nc": len(trained.names)}, verbose=False)
     model.load(trained, verbose=False)
     model.names, model.args, owner.model = trained.names, owner.model.args, model

@@ -29,9 +29,12 @@ def exported_dynamic(file: str, sizes: list[list[int]]) -> Row:
     model = _load(file, True)
     h, w = (torch.export.Dim(name, min=8, max=40) for name in ("h", "w"))
     # PyTorch cannot prove all that our windows and the host's head rely on; what it cannot is checked when it runs.
-    later = {"prefer_deferred_runtime_asserts_over_guards": True}
-    shapes = ({2: STEP * h, 3: STEP * w},)
-    program = torch.export.export(model, (_image(LARGE[0]),), dynamic_shapes=shapes, **later).module()
+    program = torch.export.export(
+        model,
+        (_image(LARGE[0]),),
+        dynamic_shapes=({2: STEP * h, 3: STEP * w},),
+        prefer_deferred_runtime_asserts_over_guards=True,
+    ).module()
     return _compare(model, program, LARGE)
 
 
@@ -42,7 +45,8 @@ def compiled(file: str, sizes: list[list[int]]) -> Row:
     model = _load(file, False)
     row = Row("same", 0.0, FP32)
     for layer in [layer for layer in model.model if is_attention(layer)][:1]:
-        program, maps = torch.compile(copy.deepcopy(layer), fullgraph=True), []
+        program = torch.compile(copy.deepcopy(layer), fullgraph=True)
+        maps: list[tuple[Tensor, Tensor]] = []
         layer.register_forward_hook(lambda _, given, y, maps=maps: maps.append((given[0], y)))
         with torch.no_grad():
             for size in (*sizes, *LARGE):
@@ -57,7 +61,8 @@ def _load(file: str, dynamic: bool) -> Any:
     """Return the model as the host's exporter prepares it."""
     from ultralytics import YOLO
 
-    model = YOLO(file).model.float().eval().fuse(verbose=False)
+    model: Any = YOLO(file).model
+    model = model.float().eval().fuse(verbose=False)
     head = model.model[-1]
     head.export, head.dynamic, head.format = True, dynamic, "torchscript"
     return model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""One exported model compared with its checkpoint, in a process of its own: converters crash, and litter where they run.
+"""One exported model compared with its checkpoint, in a process of its own: converters crash and litter.
 
 ``python -m yolo_attn.host.run.export_check`` reads a case from standard input and writes its row to the file named.
 """

@@ -19,8 +19,8 @@ class _AllRows(nn.Module):
 
     def __init__(self, rows: int) -> None:
         super().__init__()
-        self.i, self.f, self.type, self.np = rows, list(range(rows)), "maps of all rows", 0
-        self.nc = 1
+        # What the host keeps in each row.
+        vars(self).update(i=rows, f=list(range(rows)), type="maps of all rows", np=0, nc=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         # Four dimensions: runtimes take three for boxes and scale them.
@@ -34,7 +34,8 @@ def find_first_row(
     from ultralytics import YOLO
     from ultralytics.engine.exporter import Exporter
 
-    model = YOLO(str(file)).model.float().eval()
+    model: Any = YOLO(str(file)).model
+    model.float().eval()
     rows, head = list(model.model)[:-1], model.model[-1]
     maps = _AllRows(len(rows))
     model.model[-1], model.save, model.task = maps, list(range(len(rows))), "classify"
@@ -63,7 +64,7 @@ def find_first_row(
 def _maps(model: Any, image: Tensor) -> list[Tensor]:
     """Return the map of each row but the last."""
     maps: list[Tensor] = []
-    x = image
+    x: Any = image
     for row in list(model.model)[:-1]:
         if row.f != -1:
             x = maps[row.f] if isinstance(row.f, int) else [x if j == -1 else maps[j] for j in row.f]

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, HostError, YoloAttnError, nearest
-from .export_check import FP32, HALF, Case, Row, check_apart
+from .export_check import FP32, HALF, ROUNDINGS, Case, Row, check_apart
 from .runtimes import known_formats, missing_packages
 
 # Checked where their packages are installed, unless formats are named.
 FORMATS = ("torchscript", "onnx", "openvino", "mnn", "ncnn", "litert", "executorch")
 IMAGES = 4
+_EVERYWHERE = {"half", "quantize", "nms"}  # the host says itself which format has none of it
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -38,7 +39,7 @@ def verify(
         source: An image or a folder; None means images of the checkpoint's data, or Ultralytics' own.
         dynamic: Export once, for every size; a second size is added if there is one.
         half: Export in half precision.
-        arguments: More arguments of the export, such as ``opset=13``.
+        arguments: More arguments of the export, such as ``opset=13``, for the formats that take them.
         say: Takes one line.
 
     Returns:
@@ -57,9 +58,12 @@ def verify(
     for form in chosen:
         if form not in known:
             raise HostError(f"Ultralytics {ultralytics.__version__} has no format {form!r}{nearest(form, known)}")
+    extra = dict(arguments or {}) | ({"quantize": 16} if half and _has_quantize() else {"half": True} if half else {})
+    taken = {name for form in chosen for name in known[form]} | _EVERYWHERE
+    for name in extra.keys() - taken:
+        raise HostError(f"none of {', '.join(chosen)} takes {name!r}{nearest(name, taken)}")
     chosen_sizes = [list(size) for size in sizes or [_trained_size(model)]]
     images = find_images(source, model.overrides.get("data"))
-    extra = dict(arguments or {}) | ({"quantize": 16} if half and _has_quantize() else {"half": True} if half else {})
     say(
         f"{file}: {len(images)} images of {images[0].parent}, Ultralytics {ultralytics.__version__}, "
         f"torch {torch.__version__}"
@@ -75,14 +79,15 @@ def verify(
         is_dynamic = dynamic and "dynamic" in known[form]
         groups = [_two_sizes(chosen_sizes)] if is_dynamic else [[size] for size in chosen_sizes]
         for group in groups:
-            words = {**extra, "dynamic": True} if is_dynamic else extra
+            words = {name: value for name, value in extra.items() if name in {*known[form], *_EVERYWHERE}}
+            words |= {"dynamic": True} if is_dynamic else {}
             case = Case(str(file.resolve()), model.task, form, group, [str(i) for i in images], words)
             row = check_apart(case)
             say(line(case, row))
             wrong += row.state == "differs" or (row.state == "failed" and named)
     say(
-        f"Allowed: {FP32:g} of the largest entry, {HALF:g} in half precision, or 4 times what float32 itself loses here. "
-        "Detections: same class, overlap 0.9, score within 0.05."
+        f"Allowed: {FP32:g} of the largest entry, {HALF:g} in half precision, or {ROUNDINGS} times what "
+        "float32 itself loses here. Detections: same class, overlap 0.9, score within 0.05."
     )
     return 1 if wrong else 0
 
