@@ -25,6 +25,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     Shape:
         ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory.
     """
+    if torch.onnx.is_in_onnx_export():  # the operator's own form needs opset 14
+        logits = (q * scale) @ k.transpose(-2, -1)
+        return (logits if mask is None else logits + mask).softmax(-1) @ v
     width = v.shape[-1]
     if is_attention_unbatchable():
         with plain_attention():
