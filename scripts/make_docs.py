@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import evidence, forms, report
-from yolo_attn import registry
+from yolo_attn import listing, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,14 +25,15 @@ def render(page: Path) -> str:
     """Return a page with its generated parts renewed."""
     text = page.read_text(encoding="utf-8")
     for marker, part in sections(CHINESE in page.name).items():
-        pattern = rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)"
-        text = re.sub(pattern, lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text, flags=re.S)
+        pattern = rf"(<!-- {marker} -->(\n?)).*?(<!-- /{marker} -->)"
+        text = re.sub(pattern, lambda match, part=part: f"{match[1]}{part}{match[2]}{match[3]}", text, flags=re.S)
     return text
 
 
 def sections(chinese: bool = False) -> dict[str, str]:
     """Return the text of every generated part by its marker."""
-    parts = {"layers": registry.markdown(), "papers": papers(chinese), "differences": differences(chinese)}
+    parts = {"layers": listing.markdown(), "names": names(chinese), "count": str(len(registry.TABLE))}
+    parts["differences"] = differences(chinese)
     tables = {
         "demo": demo_chinese if chinese else demo,
         "transfer": evidence.transfer_table,
@@ -52,12 +53,10 @@ def sections(chinese: bool = False) -> dict[str, str]:
     return parts
 
 
-def papers(chinese: bool) -> str:
-    """Return the README's table of layers: name, paper, row."""
-    lines = ["| 名称 | 论文 | 一行配置 |" if chinese else "| name | paper | row |", "|---|---|---|"]
-    for layer in registry.TABLE:
-        lines.append(f"| {layer.name} | {layer.cited()} | `- [-1, 1, {layer.name}, []]` |")
-    return "\n".join(lines)
+def names(chinese: bool) -> str:
+    """Return the README's list of layers."""
+    comma, end = ("、", "。") if chinese else (", ", ".")
+    return comma.join(f"`{layer.name}`" for layer in registry.TABLE) + end
 
 
 def differences(chinese: bool) -> str:

@@ -162,6 +162,8 @@ def test_copies_pickles_and_states_agree(layer: Layer) -> None:
 @NAMES
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 5e-3), (torch.bfloat16, 5e-2)], ids=["fp16", "bf16"])
 def test_half_precision_is_near_full(layer: Layer, dtype: torch.dtype, limit: float) -> None:
+    if dtype == torch.float16 and torch.__version__ < "2.3":
+        pytest.skip("PyTorch has pooling and norms in float16 on the CPU from 2.3 on")
     # Limits: a few roundings of the type (eps 1e-3 and 8e-3); BiFormer may flip one of its windows' routes in bf16.
     module = build(layer).eval()
     x = features(2, WIDTH, *SIZES[0])

@@ -17,10 +17,13 @@ ORDER = (
     (FRONT_DOOR,),
     ("yolo_attn.study", "yolo_attn.bench"),
     ("yolo_attn.host",),
-    ("yolo_attn.registry", "yolo_attn.graft", "yolo_attn.coco"),
+    (
+        *("yolo_attn.registry", "yolo_attn.table", "yolo_attn.listing"),
+        *("yolo_attn.graft", "yolo_attn.wiring", "yolo_attn.coco"),
+    ),
     ("yolo_attn.fast",),
     ("yolo_attn.layers",),
-    ("yolo_attn.errors", "yolo_attn.cache", "yolo_attn._version"),
+    ("yolo_attn.errors", "yolo_attn.cache", "yolo_attn.switches", "yolo_attn._version"),
 )
 # Loads by name: each layer's file stands alone without them, and ``fast`` loads its forms when one is asked for.
 BY_NAME = {

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import yolo_attn
-from yolo_attn import registry
+from yolo_attn import listing, registry
 from yolo_attn.errors import ArgumentError, RegistrationError, UnknownLayerError
 
 
@@ -122,3 +124,102 @@ def test_a_registration_that_the_host_refuses_leaves_nothing_behind() -> None:
     assert "Conv" not in yolo_attn.list_layers()
     yolo_attn.register("Mine", Mine)
     yolo_attn.unregister("Mine")
+
+
+def test_the_names_of_other_layers_are_not_slips_of_ours() -> None:
+    for name in ("ECA", "EMA", "SimAM", "SK", "GAM", "SKAttention", "S2Attention", "ECAAttention", "CPAM", "PAM"):
+        with pytest.raises(UnknownLayerError, match=rf"unknown layer '{name}'\. Layers .*register\('{name}', {name}\)"):
+            yolo_attn.create(name, 64)
+    for name, meant in {"SELayer": "SE", "cbam_block": "CBAM", "MHSAAttention": "MHSA", "CBMA": "CBAM"}.items():
+        with pytest.raises(UnknownLayerError, match=f"unknown layer '{name}'; did you mean '{meant}'"):
+            yolo_attn.create(name, 64)
+    with pytest.raises(UnknownLayerError, match="'Attention'; the layer listed elsewhere as Attention is MHSA here"):
+        yolo_attn.create("Attention", 64)
+
+
+@pytest.mark.parametrize("word", ["channel", "dim", "in_channels", "inp", "in_dim"])
+def test_the_width_may_go_by_the_names_of_pasted_code(word: str) -> None:
+    from yolo_attn.layers import BiLevelRoutingAttention, CoordinateAttention, DAttention, SEAttention
+
+    assert yolo_attn.create("SE", 64, **{word: 64}).channels == 64
+    assert yolo_attn.create("SE", **{word: 64}, reduction=8).reduction == 8
+    with pytest.raises(ArgumentError, match=f"SE: {word}=32 is not the width it gets, 64; leave it out"):
+        yolo_attn.create("SE", 64, **{word: 32})
+    for layer in (SEAttention, BiLevelRoutingAttention, CoordinateAttention, DAttention):
+        assert layer(**{word: 64}).channels == 64
+    assert SEAttention(**{word: 64}, reduction=8).reduction == 8
+    assert CoordinateAttention(**{word: 64}, oup=64).channels == 64
+    with pytest.raises(ValueError, match=f"SE keeps the width of its map: {word}=32 and channels=64 differ"):
+        SEAttention(64, **{word: 32})
+    with pytest.raises(TypeError, match="width"):
+        SEAttention(width=64)
+
+
+def test_a_layer_of_ones_own_may_call_an_argument_so() -> None:
+    class Wide(nn.Module):
+        def __init__(self, c1: int, dim: int = 4) -> None:
+            super().__init__()
+            self.sizes = c1, dim
+
+    yolo_attn.register("Wide", Wide)
+    try:
+        assert yolo_attn.create("Wide", 64, dim=8).sizes == (64, 8)
+    finally:
+        yolo_attn.unregister("Wide")
+
+
+def test_the_signature_is_the_layers_own() -> None:
+    from yolo_attn.layers import SE
+
+    SE(channels=16)
+    assert repr(SE(16, 4)).startswith("SE(\n  channels=16, reduction=4, bias=False")
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int8, np.uint16])
+def test_integers_of_numpy_and_flags_as_numbers_are_accepted(integer: type) -> None:
+    layer = yolo_attn.create("SE", np.int64(64), integer(8), 1)
+    assert (type(layer.channels), type(layer.reduction), layer.bias) == (int, int, True)
+    layer = yolo_attn.create("MHSA", 64, integer(4), qkv_bias=1, attn_drop=np.float32(0.5))
+    assert (layer.num_heads, layer.qkv_bias, layer.attn_drop) == (4, True, 0.5)
+    assert layer.qkv.bias is not None
+    assert yolo_attn.create("SE", 64, bias=np.bool_(False)).bias is False
+    assert yolo_attn.create("BiFormer", 64, side_dwconv=integer(5)).side_dwconv == 5
+    assert yolo_attn.create("DAttention", 64, q_size=integer(9)).q_size == (9, 9)
+    assert yolo_attn.create("CloAttention", 64, kernel_sizes=[integer(3)], qkv_bias=0).qkv_bias is False
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"reduction": True}, {"reduction": np.bool_(True)}, {"reduction": 8.0}, {"bias": 2}, {"bias": "yes"}]
+)
+def test_other_kinds_are_refused(arguments: dict) -> None:
+    ((name, value),) = arguments.items()
+    with pytest.raises(ValueError, match=f"{name}={getattr(value, 'item', lambda: value)()!r} must be"):
+        yolo_attn.create("SE", 64, **arguments)
+
+
+def test_numbers_that_are_slips_are_refused_before_they_fill_the_memory() -> None:
+    with pytest.raises(ValueError, match="recurrence=1000000 is more than 64, the most that is allowed"):
+        yolo_attn.create("CrissCross", 64, 10**6)
+    with pytest.raises(ArgumentError, match=r"DAttention\(512, .* has [\d,]+ parameters; 536,870,912 are allowed"):
+        yolo_attn.create("DAttention", 512, dwc_pe=False, fixed_pe=True, q_size=160)
+    state = torch.get_rng_state()
+    registry.refuse_giants(registry.find("SE"), [64, 8])
+    assert torch.equal(state, torch.get_rng_state())  # a seed gives the weights it always gave
+
+
+def test_the_listing_can_be_pasted() -> None:
+    text = listing.text()
+    rows = yaml.safe_load(text)
+    assert [row[2] for row in rows] == yolo_attn.list_layers()
+    defaults = [yaml.safe_load(line.split("defaults:")[1]) for line in text.splitlines() if "# defaults:" in line]
+    assert len(defaults) == len(rows)
+    for (_, _, name, args), given in zip(rows, defaults, strict=True):
+        plain, full = yolo_attn.create(name, 64, *args), yolo_attn.create(name, 64, **given)
+        assert str(plain).replace("[", "(").replace("]", ")") == str(full).replace("[", "(").replace("]", ")")
+        assert list(given) == list(registry.find(name).arguments)
+
+
+def test_cloattention_registers_its_parameters_in_the_official_order() -> None:
+    layer = yolo_attn.create("CloAttention", 16, 4, [1, 1, 2], [3, 5])
+    first = list(dict.fromkeys(name.split(".")[0] for name, _ in layer.named_parameters()))
+    assert first == ["global_q", "global_kv", "convs", "act_blocks", "qkvs", "proj"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import registry
+from . import listing
 from ._version import __version__
 from .errors import RowError, YoloAttnError
 from .graft import set_gate
@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = verbs.add_parser("demo", help="train YOLOv8n with CBAM on a generated demo set, in minutes on a CPU")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="as for yolo train: model=yolov8n-caa.yaml")
     verbs.add_parser("doctor", help="say which Ultralytics is patched, what was added and what is wrong")
+    check = verbs.add_parser("check", help="print the graph of a model YAML and what is wrong with its wiring")
+    check.add_argument("subject", metavar="model", help="name or path of a model YAML, such as yolov8n-cbam.yaml")
+    check.add_argument("--strict", action="store_true", help="end with 1 for warnings too, as with YOLO_ATTN_STRICT=1")
     layers = verbs.add_parser("layers", help="list the layers with their arguments")
     layers.add_argument("--markdown", action="store_true", help="print the table of docs/layers.md")
     graft = verbs.add_parser("graft", help="write a model YAML with attention layers inserted")
@@ -43,19 +46,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     for form in ("csv", "markdown", "latex"):
         runs.add_argument(f"--{form}", metavar="FILE", help=f"write the table as {form} too")
     runs.add_argument("--force", action="store_true", help="write over files that are there")
+    verify = verbs.add_parser("verify", help="export a checkpoint, run it, and compare it with the checkpoint")
+    verify.add_argument("checkpoint")
+    verify.add_argument("--formats", help="such as onnx,openvino; default: all that can run here")
+    verify.add_argument("--imgsz", help="such as 640 or 640,480x640 (height x width); default: the size of training")
+    verify.add_argument("--source", help="an image or a folder; default: images of the checkpoint's data")
+    verify.add_argument("--dynamic", action="store_true", help="export once for all sizes")
+    verify.add_argument("--half", action="store_true", help="export in half precision")
+    verify.add_argument(
+        "--export", nargs="+", default=[], metavar="key=value", help="as for yolo export: opset=13 nms=True"
+    )
     arguments = parser.parse_args(argv)
     try:
         if arguments.verb == "demo":
             return _demo(arguments)
         if arguments.verb == "runs":
             return _list_runs(arguments)
+        if arguments.verb == "check":
+            return _check(arguments)
+        if arguments.verb == "verify":
+            return _verify(arguments)
         if arguments.verb in ("graft", "strip"):
             return _operate(arguments)
         if arguments.verb == "doctor":
             from .host.doctor import examine
 
             return examine(print)
-        print(registry.markdown() if arguments.markdown else registry.text())
+        print(listing.markdown() if arguments.markdown else listing.text())
     except (YoloAttnError, FileNotFoundError) as error:
         print(f"yolo-attn: {error}", file=sys.stderr)
         return 1
@@ -70,6 +87,15 @@ def _demo(arguments: argparse.Namespace) -> int:
     except SyntaxError as error:  # what Ultralytics raises for a setting that it does not know
         raise YoloAttnError(str(error)) from error
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .host.install import install
+
+    install()
+    from .host.model.check import check_model
+
+    return check_model(arguments.subject, arguments.strict)
 
 
 def _operate(arguments: argparse.Namespace) -> int:
@@ -94,6 +120,40 @@ def _operate(arguments: argparse.Namespace) -> int:
     places = [int(at) if at.isdigit() else at for at in arguments.at]
     graft_file(arguments.model, list(zip(arguments.layer, places, rows, strict=True)), arguments.output)
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from .host.install import install
+
+    install()
+    from .host.run.verify import verify
+
+    given = vars(arguments)
+    return verify(
+        given["checkpoint"],
+        given["formats"].split(",") if given["formats"] else None,
+        [_size(text) for text in given["imgsz"].split(",")] if given["imgsz"] else None,
+        given["source"],
+        given["dynamic"],
+        given["half"],
+        dict(_override(text) for text in given["export"]),
+    )
+
+
+def _size(text: str) -> list[int]:
+    numbers = text.split("x")
+    if len(numbers) > 2 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise RowError(f"--imgsz {text!r}: give pixels such as 640, or height x width such as 480x640")
+    return [int(number) for number in numbers * (3 - len(numbers))][:2]
+
+
+def _override(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise RowError(f"{text!r} is not key=value")
+    return name, yaml.safe_load(value)
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ PLACES = ("backbone", "stages", "neck")
 _LEVEL = re.compile(r"(backbone|neck)-p([1-9])")
 
 # Factor by which a row shrinks the map; modules that are not named keep its size.
-_SHRINK: dict[str, Callable[[Sequence[Any]], float]] = {
+SHRINK: dict[str, Callable[[Sequence[Any]], float]] = {
     **dict.fromkeys(("Conv", "DWConv", "GhostConv", "SCDown"), lambda args: args[2] if len(args) > 2 else 1),
     **dict.fromkeys(("ADown", "AConv", "Focus"), lambda args: 2),
     "HGStem": lambda args: 4,
@@ -32,7 +32,7 @@ _SHRINK: dict[str, Callable[[Sequence[Any]], float]] = {
     "TorchVision": lambda args: 32,  # a classification backbone
 }
 # Their output is no single map.
-_NO_MAP = {"CBLinear": "several maps", "ImagePoolingAttn": "text features"}
+NO_MAP = {"CBLinear": "several maps", "ImagePoolingAttn": "text features"}
 
 
 def graft(model: Mapping[str, Any], layer: str, at: str | int | Sequence[str | int], args: Sequence[Any] = ()) -> Model:
@@ -114,8 +114,8 @@ def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
             f"'neck-p3', or the index of a row{nearest(str(place), PLACES)}"
         )
     for index in found:
-        if rows[index][2] in _NO_MAP:
-            raise RowError(f"at={place!r}: row {index}, {rows[index][2]}, gives {_NO_MAP[rows[index][2]]}, not one map")
+        if rows[index][2] in NO_MAP:
+            raise RowError(f"at={place!r}: row {index}, {rows[index][2]}, gives {NO_MAP[rows[index][2]]}, not one map")
     return found
 
 
@@ -147,9 +147,9 @@ def strides(model: Mapping[str, Any]) -> list[int]:
     result: list[int] = []
     for index, (source, _, name, args) in enumerate([*model["backbone"], *model["head"]]):
         # Concat joins maps of one size, CBFuse resizes to the last one.
-        first = _absolute(_listed(source)[-1], index)
+        first = absolute(listed(source)[-1], index)
         stride = result[first] if first >= 0 else 1
-        result.append(round(stride * _SHRINK[name](args)) if name in _SHRINK else stride)
+        result.append(round(stride * SHRINK[name](args)) if name in SHRINK else stride)
     result[-1] = 0
     return result
 
@@ -158,7 +158,7 @@ def _stages(model: Mapping[str, Any]) -> dict[int, int]:
     """Return for each level of the backbone, from P2 on, its last row."""
     ends: dict[int, int] = {}
     for index, (row, stride) in enumerate(zip(model["backbone"], strides(model), strict=False)):
-        if row[2] not in _NO_MAP and stride >= 4:
+        if row[2] not in NO_MAP and stride >= 4:
             ends[stride.bit_length() - 1] = index
     return dict(sorted(ends.items()))
 
@@ -172,7 +172,7 @@ def _neck(model: Mapping[str, Any]) -> dict[int, int]:
 def _feeding(model: Mapping[str, Any]) -> list[int]:
     """Return the rows that feed the head."""
     source, last = model["head"][-1][0], len(model["backbone"]) + len(model["head"]) - 1
-    return sorted(_absolute(s, last) for s in _listed(source))
+    return sorted(absolute(s, last) for s in listed(source))
 
 
 def insert(model: Mapping[str, Any], rows: Mapping[int, Sequence[list[Any]]]) -> Model:
@@ -187,7 +187,7 @@ def insert(model: Mapping[str, Any], rows: Mapping[int, Sequence[list[Any]]]) ->
             source, *rest = copy.deepcopy(row)
             here = len(moved)
             single = isinstance(source, int)
-            sources = [s if s == -1 else moved[_absolute(s, here)] for s in _listed(source)]
+            sources = [s if s == -1 else moved[absolute(s, here)] for s in listed(source)]
             new = [copy.deepcopy(list(r)) for r in rows.get(here, ())]
             result[part] += [[sources[0] if single else sources, *rest], *new]
             moved.append(index + len(new))
@@ -206,26 +206,26 @@ def remove(model: Mapping[str, Any], names: Container[str]) -> Model:
             source, *rest = copy.deepcopy(row)
             here = len(moved)
             single = isinstance(source, int)
-            absolute = [_absolute(s, here) for s in _listed(source)]
+            reads = [absolute(s, here) for s in listed(source)]
             if row[2] in names:
-                moved.append(moved[absolute[0]] if absolute[0] >= 0 else -1)
+                moved.append(moved[reads[0]] if reads[0] >= 0 else -1)
                 continue
-            there = [moved[s] if s >= 0 else s for s in absolute]
+            there = [moved[s] if s >= 0 else s for s in reads]
             # -1 stays -1 where it still means the row before.
-            sources = [
-                -1 if s in (kept - 1, -1) and o == -1 else s for s, o in zip(there, _listed(source), strict=True)
-            ]
+            sources = [-1 if s in (kept - 1, -1) and o == -1 else s for s, o in zip(there, listed(source), strict=True)]
             result[part].append([sources[0] if single else sources, *rest])
             moved.append(kept)
             kept += 1
     return result
 
 
-def _listed(source: int | Sequence[int]) -> list[int]:
+def listed(source: int | Sequence[int]) -> list[int]:
+    """Return what a row reads as a list."""
     return [source] if isinstance(source, int) else list(source)
 
 
-def _absolute(source: int, index: int) -> int:
+def absolute(source: int, index: int) -> int:
+    """Return the index that ``source`` means in row ``index``; below 0 it is the input."""
     return index + source if source < 0 else source
 
 
@@ -233,7 +233,7 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
     """Return the ways to read a model's name as ``<base>-<slug>[-<place>]``, the longest base first.
 
     Args:
-        name: Name without ``.yaml``, such as ``yolo26n-seg-biformer-neck``.
+        name: Name without ``.yaml``, such as ``yolo26n-seg-biformer-neck``; an alias may stand for the slug.
 
     Returns:
         Base, YAML name of the layer, place (``"backbone"`` if none is named).
@@ -243,10 +243,24 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
         [('yolo26n-seg', 'BiFormer', 'neck')]
     """
     readings = []
-    for layer in registry.layers():
-        pattern = rf"(.+)-{re.escape(layer.slug)}(?:-(backbone|stages|neck|(?:backbone|neck)-p[1-9]))?"
-        if match := re.fullmatch(pattern, name):
-            readings.append((match[1], layer.name, match[2] or "backbone"))
+    for slug, layer in registry.slugs().items():
+        pattern = rf"(.+)-{re.escape(slug)}(?:-(backbone|stages|neck|(?:backbone|neck)-p[1-9]))?"
+        if match := re.fullmatch(pattern, name, re.IGNORECASE):
+            readings.append((match[1], layer.name, (match[2] or "backbone").lower()))
+    return sorted(readings, key=lambda reading: -len(reading[0]))
+
+
+def split_names(name: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the ways to read a model's name as a base and one layer or several, the longest base first.
+
+    Example:
+        >>> split_names("yolov8n-cbam-caa-neck")
+        [('yolov8n-cbam', [('CAA', 'neck')]), ('yolov8n', [('CBAM', 'backbone'), ('CAA', 'neck')])]
+    """
+    readings: list[tuple[str, list[tuple[str, str]]]] = []
+    for base, *last in split_name(name):
+        layer = (last[0], last[1])
+        readings += [(base, [layer]), *((first, [*layers, layer]) for first, layers in split_names(base))]
     return sorted(readings, key=lambda reading: -len(reading[0]))
 
 

@@ -5,146 +5,39 @@ Importing this module loads no layer and no torch; a layer's file is imported wh
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import keyword
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError, RegistrationError, UnknownLayerError, YoloAttnError, nearest
+from .errors import (
+    ArgumentError,
+    LayerFileError,
+    RegistrationError,
+    UnknownLayerError,
+    YoloAttnError,
+    mistyped,
+    nearest,
+)
+from .layers._checks import plain
+from .layers._pasted import WIDTHS
+from .table import TABLE, Layer
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``)."""
-
-    name: str
-    path: str
-    slug: str
-    aliases: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
-    paper: str = ""
-    year: int = 0
-    arxiv: str = ""
-
-    def cited(self) -> str:
-        """Return paper and year in Markdown, linked where arXiv has it."""
-        title = f"[{self.paper}](https://arxiv.org/abs/{self.arxiv})" if self.arxiv else self.paper
-        return f"{title}, {self.year}"
-
-    def load(self) -> type[nn.Module]:
-        """Import and return the class."""
-        module, _, name = self.path.partition(":")
-        return _USER_CLASSES.get(self.name) or getattr(importlib.import_module(module), name)
-
-
-def _layer(name: str, module: str, slug: str, aliases: str, arguments: str, paper: str, year: int, arxiv: str) -> Layer:
-    path = f"yolo_attn.layers.{module}:{name}"
-    return Layer(name, path, slug, tuple(aliases.split()), tuple(arguments.split()), paper, year, arxiv)
-
-
-# Positional order is the order of a YAML row and so a file format: append only.
-# fmt: off
-TABLE: tuple[Layer, ...] = (
-    _layer("SE", "se", "se", "SEAttention", "reduction bias", "Squeeze-and-Excitation Networks", 2017, "1709.01507"),
-    _layer(
-        "DoubleAttention", "double_attention", "a2", "A2 A2Attention", "c_m c_n reconstruct residual",
-        "A^2-Nets: Double Attention Networks", 2018, "1810.11579",
+# Names that are neither ours nor slips of ours, and what to say to them.
+_ELSEWHERE = {
+    "attention": (
+        "; the layer listed elsewhere as Attention is MHSA here (Ultralytics has an Attention of its own, "
+        "another function that rows cannot name)."
     ),
-    _layer(
-        "BAM", "bam", "bam", "BAMBlock", "reduction dilation num_layers combine",
-        "BAM: Bottleneck Attention Module", 2018, "1807.06514",
-    ),
-    _layer(
-        "BiFormer", "biformer", "biformer", "BiLevelRoutingAttention BRA",
-        "n_win num_heads qk_dim qk_scale kv_per_win kv_downsample_ratio kv_downsample_kernel kv_downsample_mode topk "
-        "param_attention param_routing diff_routing soft_routing side_dwconv auto_pad mask_pad",
-        "BiFormer: Vision Transformer with Bi-Level Routing Attention", 2023, "2303.08810",
-    ),
-    _layer(
-        "MHSA", "mhsa", "mhsa", "", "num_heads qkv_bias qk_scale attn_drop proj_drop",
-        "Attention Is All You Need", 2017, "1706.03762",
-    ),
-    _layer(
-        "MHSALePE", "mhsa_lepe", "mhsa-lepe", "AttentionLePE",
-        "num_heads qkv_bias qk_scale attn_drop proj_drop side_dwconv lepe_on",
-        "CSWin Transformer (locally-enhanced positional encoding)", 2021, "2107.00652",
-    ),
-    _layer(
-        "CAA", "caa", "caa", "ContextAnchorAttention", "h_kernel_size v_kernel_size gate_only",
-        "Poly Kernel Inception Network for Remote Sensing Detection", 2024, "2403.06258",
-    ),
-    _layer(
-        "CBAM", "cbam", "cbam", "CBAMBlock", "reduction kernel_size mlp_bias spatial_bn",
-        "CBAM: Convolutional Block Attention Module", 2018, "1807.06521",
-    ),
-    _layer(
-        "CloAttention", "clo_attention", "clo", "EfficientAttention",
-        "num_heads group_split kernel_sizes window_size attn_drop proj_drop qkv_bias pool",
-        "Rethinking Local Perception in Lightweight Vision Transformer", 2023, "2303.17803",
-    ),
-    _layer(
-        "CrissCross", "criss_cross", "crisscross", "CrissCrossAttention CCA", "recurrence",
-        "CCNet: Criss-Cross Attention for Semantic Segmentation", 2018, "1811.11721",
-    ),
-    _layer(
-        "CoordAtt", "coord_att", "coordatt", "CoordinateAttention", "reduction",
-        "Coordinate Attention for Efficient Mobile Network Design", 2021, "2103.02907",
-    ),
-    _layer(
-        "CoT", "cot", "cot", "CoTAttention", "kernel_size",
-        "Contextual Transformer Networks for Visual Recognition", 2021, "2107.12292",
-    ),
-    _layer(
-        "CPCA", "cpca", "cpca", "", "channelAttention_reduce",
-        "Channel Prior Convolutional Attention for Medical Image Segmentation", 2023, "2306.05196",
-    ),
-    _layer(
-        "DAttention", "dattention", "dat", "DAT DeformableAttention",
-        "n_heads n_groups attn_drop proj_drop stride offset_range_factor use_pe dwc_pe no_off fixed_pe ksize log_cpb "
-        "kv_size q_size",
-        "Vision Transformer with Deformable Attention", 2022, "2201.00520",
-    ),
-    _layer(
-        "ECA", "eca", "eca", "ECAAttention EfficientChannelAttention eca_layer EcaModule", "kernel_size gamma b bias",
-        "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", 2019, "1910.03151",
-    ),
-    _layer(
-        "EMA", "ema", "ema", "EMA_attention EMA_Attention", "factor",
-        "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", 2023, "2305.13563",
-    ),
-    _layer(
-        "SimAM", "simam", "simam", "simam_module", "e_lambda",
-        "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks", 2021, "",
-    ),
-    _layer(
-        "GAM", "gam", "gam", "GAM_Attention GAMAttention", "rate channel_sigmoid grouped",
-        "Global Attention Mechanism: Retain Information to Enhance Channel-Spatial Interactions", 2021, "2112.05561",
-    ),
-    _layer(
-        "Triplet", "triplet", "triplet", "TripletAttention", "no_spatial",
-        "Rotate to Attend: Convolutional Triplet Attention Module", 2020, "2010.03045",
-    ),
-    _layer(
-        "Shuffle", "shuffle", "shuffle", "ShuffleAttention sa_layer SA", "groups",
-        "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", 2021, "2102.00240",
-    ),
-    _layer(
-        "MLCA", "mlca", "mlca", "", "local_size gamma b local_weight",
-        "Mixed local channel attention for object detection", 2023, "",
-    ),
-    _layer(
-        "SK", "sk", "sk", "SKAttention", "kernels reduction group L", "Selective Kernel Networks", 2019, "1903.06586",
-    ),
-)
-# fmt: on
+}
+# A layer with more parameters than this (2 GiB in float32) is a slip in a row.
+_MOST_PARAMETERS = 2**29
 
 _USER_LAYERS: dict[str, Layer] = {}
-_USER_CLASSES: dict[str, type[nn.Module]] = {}
 _observers: list[Callable[[], None]] = []
 
 
@@ -164,43 +57,82 @@ def names() -> dict[str, Layer]:
     return {name: layer for layer in layers() for name in (layer.name, *layer.aliases)}
 
 
+def classes() -> dict[str, type[nn.Module]]:
+    """Map every YAML name and alias to its class, but for layers whose file cannot be imported."""
+    gone = broken()
+    return {name: layer.load() for name, layer in names().items() if layer.name not in gone}
+
+
+def broken() -> dict[str, LayerFileError]:
+    """Return the layers whose file cannot be imported, each with its error."""
+    found = {}
+    for layer in layers():
+        try:
+            layer.load()
+        except LayerFileError as error:
+            found[layer.name] = error
+    return found
+
+
 def list_layers() -> list[str]:
     """Return the YAML names of all layers, built-in and registered."""
     return [layer.name for layer in layers()]
+
+
+def slugs() -> dict[str, Layer]:
+    """Map everything that stands for a layer in a model's name, in lower case, to its row."""
+    found = {name.lower(): layer for name, layer in names().items()}
+    return {**found, **{layer.slug: layer for layer in reversed(layers())}}
 
 
 def find(name: str) -> Layer:
     """Return the row of a YAML name or alias.
 
     Raises:
-        UnknownLayerError: If no layer has that name; the message lists the names and the nearest one.
+        UnknownLayerError: If no layer has that name; the message lists the names and what may be meant.
     """
     known = names()
     if name not in known:
-        raise UnknownLayerError(f"unknown layer {name!r}{nearest(name, known)} Known: {', '.join(list_layers())}")
+        raise UnknownLayerError(f"unknown layer {name!r}{hint(name)}")
     return known[name]
 
 
-def bind(name: str, channels: int, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> list[Any]:
+def hint(name: str, others: Iterable[str] = ()) -> str:
+    """Return what to say about a name that is no layer: what may be meant, what there is, how to add one.
+
+    Args:
+        name: The name as it was given.
+        others: Names of other modules that may be meant.
+    """
+    word = str(name)
+    meant = _ELSEWHERE.get(word.lower()) or mistyped(word, [*names(), *others]) or "."
+    own = word if word.isidentifier() else "MyLayer"
+    return (
+        f"{meant} Layers of yolo-attn: {', '.join(list_layers())}. For a layer of your own, call "
+        f"yolo_attn.register({own!r}, {own}) in a module that is imported before the model is built."
+    )
+
+
+def bind(name: str, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> list[Any]:
     """Return the positional arguments of a layer's constructor, trailing defaults left out.
 
     Args:
         name: YAML name or alias.
         channels: Width of the map the layer is placed on.
         args: Positional arguments after ``channels``.
-        kwargs: Keyword arguments.
+        kwargs: Keyword arguments; those that call the width by another name must say ``channels``.
 
     Raises:
         UnknownLayerError: If no layer has that name.
         ArgumentError: If the arguments do not fit the constructor.
     """
     layer = find(name)
-    parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
-    usage = f"{layer.name}({_usage(parameters)})"
+    parameters = layer.parameters()
+    usage = f"{layer.name}({usage_of(parameters)})"
     if len(args) > len(parameters):
         raise ArgumentError(f"{usage} takes at most {len(parameters)} arguments; got {len(args)}: {list(args)}")
     given = dict(zip((p.name for p in parameters), args, strict=False))
-    for key, value in (kwargs or {}).items():
+    for key, value in without_widths(layer, kwargs or {}, (channels,)).items():
         if key == "channels":
             raise ArgumentError(f"{usage}: 'channels' is taken from the row it reads; leave it out")
         if key not in [p.name for p in parameters]:
@@ -212,21 +144,63 @@ def bind(name: str, channels: int, args: Sequence[Any] = (), kwargs: Mapping[str
     if missing:
         raise ArgumentError(f"{usage} needs {', '.join(map(repr, missing))}")
     last = max((i for i, p in enumerate(parameters) if p.name in given), default=-1)
-    return [channels, *(given.get(p.name, p.default) for p in parameters[: last + 1])]
+    return [channels, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
 
 
-def _usage(parameters: Sequence[inspect.Parameter]) -> str:
+def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
+    """Return keyword arguments without those that call the width by a name that other versions of a layer use.
+
+    Args:
+        layer: Row of the table.
+        kwargs: Keyword arguments.
+        widths: What the width may be given as: the width itself, then other forms of it.
+
+    Raises:
+        ArgumentError: If one of them says something else.
+    """
+    pasted = {key: kwargs[key] for key in kwargs if key in WIDTHS and key not in layer.arguments}
+    for key, value in pasted.items():
+        if value not in widths:
+            width = " or ".join(dict.fromkeys(map(str, widths)))
+            raise ArgumentError(f"{layer.name}: {key}={value!r} is not the width it gets, {width}; leave it out")
+    return {key: value for key, value in kwargs.items() if key not in pasted}
+
+
+def refuse_giants(layer: Layer, arguments: Sequence[Any]) -> None:
+    """Refuse a layer of the package whose parameters would fill the memory.
+
+    Args:
+        layer: Row of the table.
+        arguments: Its constructor's arguments, the width first.
+
+    Raises:
+        ArgumentError: If it has too many parameters.
+        ValueError: If the constructor refuses a value.
+    """
+    if layer.registered is not None:
+        return
+    import torch
+
+    with torch.device("meta"):  # holds shapes and no numbers
+        count = sum(parameter.numel() for parameter in layer.load()(*arguments).parameters())
+    if count > _MOST_PARAMETERS:
+        given = ", ".join(map(str, arguments))
+        raise ArgumentError(f"{layer.name}({given}) has {count:,} parameters; {_MOST_PARAMETERS:,} are allowed")
+
+
+def usage_of(parameters: Sequence[inspect.Parameter]) -> str:
+    """Return parameters with their defaults, as a call would give them."""
     return ", ".join(str(p.replace(annotation=p.empty)) for p in parameters)
 
 
-def create(name: str, channels: int, *args: Any, **kwargs: Any) -> nn.Module:
+def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
     """Build a layer by name.
 
     Args:
         name: YAML name or alias, such as ``"CBAM"``.
         channels: Width C of the map the layer will see.
         *args: The layer's other arguments in YAML order.
-        **kwargs: The same by keyword.
+        **kwargs: The same by keyword. The width may go by the names that other versions use, such as ``dim``.
 
     Returns:
         The layer, a map ``(B, C, H, W) -> (B, C, H, W)``.
@@ -239,7 +213,12 @@ def create(name: str, channels: int, *args: Any, **kwargs: Any) -> nn.Module:
     Example:
         >>> layer = create("CBAM", 256, kernel_size=5)
     """
-    return find(name).load()(*bind(name, channels, args, kwargs))
+    layer = find(name)
+    if channels is None:
+        channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*layer.arguments}), None)
+    arguments = bind(name, channels, args, kwargs)
+    refuse_giants(layer, arguments)
+    return layer.load()(*arguments)
 
 
 def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
@@ -272,21 +251,21 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
         taken = "\n".join(f"  {known:<24} {layer.path}" for known, layer in names().items())
         raise RegistrationError(f"register({name!r}, ...): the name is taken. Registered names:\n{taken}")
     parameters = list(inspect.signature(cls).parameters.values())
-    usage = f"{cls.__name__}({_usage(parameters)})"
+    usage = f"{cls.__name__}({usage_of(parameters)})"
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or any(p.kind not in positional for p in parameters):
         raise RegistrationError(
             f"register({name!r}, ...): {usage} must take the width first and every argument by position "
             "(no keyword-only arguments, no *args or **kwargs): YAML rows are positional"
         )
-    _USER_CLASSES[name] = cls
     arguments = tuple(p.name for p in parameters[1:])
-    _USER_LAYERS[name] = Layer(name, f"{cls.__module__}:{cls.__qualname__}", name.lower(), (), arguments)
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    _USER_LAYERS[name] = Layer(name, path, name.lower(), (), arguments, registered=cls)
     try:
         for callback in _observers:
             callback()
     except YoloAttnError:
-        del _USER_LAYERS[name], _USER_CLASSES[name]
+        del _USER_LAYERS[name]
         raise
     return cls
 
@@ -300,30 +279,6 @@ def unregister(name: str) -> None:
     if name not in _USER_LAYERS:
         known = ", ".join(_USER_LAYERS) or "none"
         raise UnknownLayerError(f"no registered layer {name!r} (built-in layers stay). Registered: {known}")
-    del _USER_LAYERS[name], _USER_CLASSES[name]
+    del _USER_LAYERS[name]
     for callback in _observers:
         callback()
-
-
-def text() -> str:
-    """Return the table for a terminal: name, aliases and arguments of every layer."""
-    rows = []
-    for layer in layers():
-        parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
-        rows.append(f"{layer.name:<16} [-1, 1, {layer.name}, [{_usage(parameters)}]]")
-        if layer.aliases:
-            rows.append(f"{'':<16} also {', '.join(layer.aliases)}")
-    return "\n".join(rows)
-
-
-def markdown() -> str:
-    """Return the table of docs/layers.md."""
-    rows = [
-        "| YAML name | also | in model names | paper | arguments with defaults |",
-        "|---|---|---|---|---|",
-    ]
-    for layer in TABLE:
-        parameters = list(inspect.signature(layer.load()).parameters.values())[1:]
-        aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
-        rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {layer.cited()} | `{_usage(parameters)}` |")
-    return "\n".join(rows)

@@ -82,7 +82,7 @@ def test_objects_that_differ_in_keypoints_only_are_no_repeats(write_coco, write_
 
 @pytest.mark.parametrize(
     "bad",
-    [[1, 2], [1, 2, 2, 3], [1, 1, 2] * 3, "x", 5, [1, 1, "2", 2, 2, 2], [1, 1, float("nan"), 1, 1, 1], [1e13] * 6],
+    [[1, 2], [1, 2, 2, 3], [1, 1, 2] * 3, "x", 5, [1, 1, "2,5", 2, 2, 2], [1, 1, float("nan"), 1, 1, 1], [1e13] * 6],
 )
 def test_keypoints_of_another_kind_stop_a_pose_run_only(bad, write_coco, write_image) -> None:
     write_image("a.png")
@@ -92,6 +92,26 @@ def test_keypoints_of_another_kind_stop_a_pose_run_only(bad, write_coco, write_i
     ):
         _pose(path)
     assert load_index(path, [path.parent.parent]).counts["boxes"] == 2
+
+
+def test_more_names_than_keypoints_are_told(write_coco, write_image) -> None:
+    write_image("a.png")
+    two = [10, 10, 2, 20, 20, 2]
+    path = _write(write_coco, [two, two, None], ["k1", "k2", "k3"])
+    with pytest.raises(DataError) as caught:
+        _pose(path)
+    assert str(caught.value) == (
+        f"{path}: 'categories' names 3 keypoints, and all 2 'annotations' with keypoints have 2; name those 2, or "
+        "leave 'keypoints' out of the categories to train without names"
+    )
+    assert _pose(_write(write_coco, [two, two, None])).kpt_shape == (2, 3)
+    assert load_index(path, [path.parent.parent]).counts["boxes"] == 3
+    with pytest.raises(DataError, match=r"names 1 keypoints, and all 2 .* have 2 or 3; give all the same number"):
+        _pose(_write(write_coco, [two, [*two, 1, 1, 1]], ["k1"]))
+    with pytest.raises(
+        DataError, match=r"'keypoints' must be 9 .*\] for the 3 that 'categories' names; 2 of 3 .*is \[1, 2\]"
+    ):
+        _pose(_write(write_coco, [[1, 2], two, None], ["k1", "k2", "k3"]))
 
 
 def test_categories_of_several_kinds_stop_a_pose_run_only(write_coco, write_image) -> None:

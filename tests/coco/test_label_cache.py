@@ -28,7 +28,7 @@ POLYGON = [2, 2, 12, 2, 12, 12, 2, 12]
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("YOLO_ATTN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "labels"
+    return tmp_path / "cache/yolo-attn" / coco_cache.FOLDER
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_nothing_is_written_beside_the_data(data, cache, tmp_path: Path) -> None
     before = {file for folder in ("annotations", "im") for file in (tmp_path / folder).rglob("*")}
     _load(path)
     assert {file for folder in ("annotations", "im") for file in (tmp_path / folder).rglob("*")} == before
-    assert [file.suffix for file in cache.iterdir()] == [".bin"]
+    assert sorted(file.suffix for file in cache.iterdir()) == [".TAG", ".bin"]
 
 
 def _change_json(path: Path, write_image: Callable[..., Path]) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def test_a_moved_json_keeps_its_labels(data, cache, built) -> None:
 def test_a_damaged_entry_is_written_anew(damage, data, cache, built) -> None:
     path = data()
     first = _load(path)
-    (entry,) = cache.iterdir()
+    (entry,) = cache.glob("*.bin")
     content = entry.read_bytes()
     if damage == "folder":
         entry.unlink()
@@ -259,16 +259,17 @@ def test_a_full_disk_leaves_nothing_behind(data, cache, monkeypatch) -> None:
 
     monkeypatch.setattr(Path, "replace", replace)
     _load(data())
-    assert list(cache.iterdir()) == []
+    assert [file.name for file in cache.iterdir()] in ([], ["CACHEDIR.TAG"])
 
 
 @pytest.mark.parametrize("limit", ["_MOST_ENTRIES", "_MOST_BYTES"])
 def test_old_entries_and_what_killed_processes_left_are_removed(limit, data, cache, monkeypatch) -> None:
     path = data()
     _load(path)
-    (entry,) = cache.iterdir()
+    (entry,) = cache.glob("*.bin")
     monkeypatch.setattr(coco_cache, limit, 2 if limit == "_MOST_ENTRIES" else int(2.7 * entry.stat().st_size))
-    stale, fresh = cache / "x.1.2", cache / "y.1.2"
+    stale, fresh = (cache / f".{entry.name}.{pid}.2" for pid in (1, 2))
+    stale.write_bytes(entry.read_bytes()[:100])
     for age, file in enumerate((stale, fresh, *cache.glob("*.bin"))):
         file.touch()
         if file != fresh:
@@ -288,13 +289,13 @@ def test_processes_that_write_at_once_read_sound_entries(data, cache, tmp_path: 
         "from yolo_attn.coco import label_cache as coco_cache\n"
         "from yolo_attn.coco.index import load_index\n"
         "for _ in range(30):\n"
-        "    for entry in coco_cache.cache_folder().glob('labels/*.bin'): entry.unlink(missing_ok=True)\n"
+        "    for entry in coco_cache.cache_folder().glob('*/*.bin'): entry.unlink(missing_ok=True)\n"
         "    print(load_index(sys.argv[1], [sys.argv[2]]).counts['boxes'])\n"
     )
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "im")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=60)[0].split() for process in running] == [["3"] * 30] * 2
-    assert {file.suffix for file in cache.iterdir()} <= {".bin"}
+    assert {file.suffix for file in cache.iterdir()} <= {".bin", ".TAG"}
 
 
 def test_a_header_is_kept_by_content(data, cache, monkeypatch) -> None:

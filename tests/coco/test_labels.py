@@ -191,14 +191,14 @@ BROKEN = {
         _broken(annotations=[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]), r"'bbox' is \[1, 2, 3\]",
     ),
     "box of text": (
-        _broken(annotations=[{"image_id": 1, "category_id": 1, "bbox": ["1", 2, 3, 4]}]), "four finite numbers",
+        _broken(annotations=[{"image_id": 1, "category_id": 1, "bbox": ["1,5", 2, 3, 4]}]), "four .*'1,5'",
     ),
     "box not finite": (
         _broken(annotations=[{"image_id": 1, "category_id": 1, "bbox": [1, 2, float("nan"), 4]}]), "finite",
     ),
     "point nowhere": (
-        _broken(annotations=[{"image_id": "1", "category_id": 1, "bbox": [0, 0, 1, 1]}]),
-        "all 1 'annotations' point nowhere: 1 to unknown images.*image_id '1'.*ids like 1",
+        _broken(annotations=[{"image_id": "7", "category_id": 1, "bbox": [0, 0, 1, 1]}]),
+        "all 1 'annotations' point nowhere: 1 to unknown images.*image_id '7'.*ids like 1",
     ),
     "one id, two files": (
         _broken(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), "id 1 is 'a' and 'b'",

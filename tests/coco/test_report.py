@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from yolo_attn.coco.evaluation import MEASURES, NUMBERS, PER_CLASS, Evaluation
+from yolo_attn.coco.reasons import Reason
 from yolo_attn.coco.report import compare_line, per_class_table, render, write_csv
 
 
@@ -97,7 +98,7 @@ OWN = {kind: {"mAP50": 0.25, "mAP50-95": 0.125} for kind in MEASURES}
 
 
 def test_both_maps_stand_side_by_side_for_each_kind() -> None:
-    lines = compare_line([made("bbox"), made("segm")], OWN).splitlines()
+    lines = compare_line([made("bbox"), made("segm")], OWN, REASONS).splitlines()
     assert [line.split() for line in lines[:5]] == [
         ["mAP50", "mAP50-95"],
         ["Ultralytics,", "boxes", "0.2500", "0.1250"],
@@ -111,33 +112,32 @@ def test_both_maps_stand_side_by_side_for_each_kind() -> None:
 def test_no_reason_where_nothing_differs_and_no_number_where_nothing_was_measured() -> None:
     same = made("bbox")
     own = {"bbox": {"mAP50": same.numbers["AP50"], "mAP50-95": same.numbers["AP"] + 1e-5}}
-    assert "They differ" not in compare_line(same, own)
+    assert "They differ" not in compare_line(same, own, REASONS)
     empty = replace(same, numbers=dict.fromkeys(same.numbers, -1.0))
-    lines = compare_line(empty, OWN).splitlines()
+    lines = compare_line(empty, OWN, REASONS).splitlines()
     assert lines[-1].split() == ["COCO,", "boxes", "-", "-"] and len(lines) == 3
 
 
-def test_boxes_drawn_around_masks_are_a_reason() -> None:
-    said = "takes 'bbox' where Ultralytics takes the box around the mask (5 differ)"
-    assert said in compare_line(made("bbox"), OWN, redrawn_boxes=5).splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    "kind, changed, boxes, said",
-    [
-        ("bbox", {"crowds": 1}, 0, "takes out what falls on 1 crowd region"),
-        ("bbox", {"crowds": 12}, 0, "takes out what falls on 12 crowd regions"),
-        ("bbox", {"cut": 34}, 0, "takes 100 boxes per image and class (34 left out)"),
-        ("keypoints", {"cut": 34}, 0, "takes 20 keypoints per image and class (34 left out)"),
-        ("keypoints", {"ignored": 2}, 0, "ignores 2 instances without a labelled keypoint"),
-        ("bbox", {}, 3, "has 3 boxes that the labels clip or drop"),
+REASONS = {
+    "bbox": [
+        Reason("reads in steps", (0.0002, -0.0104)),
+        Reason("cuts", (0.003, 0.001)),
+        Reason("nothing", (4e-5, 0.0)),
     ],
-)
-def test_reasons_are_named_where_they_apply(kind: str, changed: dict, boxes: int, said: str) -> None:
-    assert said in compare_line(replace(made(kind), **changed), OWN, boxes).splitlines()[-1]
-    plain = compare_line(made(kind), OWN).splitlines()[-1]
-    assert plain.startswith("They differ because COCO reads precision in steps (Ultralytics along lines)")
-    for word in ("crowd", "left out", "ignores", "clip"):
-        assert word not in plain
-    assert ("the annotation's own area" in plain) == (kind == "keypoints")
-    assert "pixels" not in plain and "pixels" in compare_line(made("segm"), OWN).splitlines()[-1]
+    "segm": [Reason("compares masks", (0.01, 0.02), is_about=True), Reason("was not measured")],
+}
+
+
+def test_reasons_stand_in_their_order_with_the_larger_of_their_sizes() -> None:
+    line = compare_line(made("bbox"), OWN, REASONS).splitlines()[-1]
+    assert line == "They differ because COCO reads in steps [-0.0104 mAP50-95] and cuts [+0.0030 mAP50]."
+
+
+def test_each_kind_has_its_own_reasons() -> None:
+    line = compare_line([made("bbox"), made("segm")], OWN, REASONS).splitlines()[-1]
+    assert line.startswith("They differ because COCO, for boxes, reads in steps [")
+    assert line.endswith("; for masks, compares masks [about +0.0200 mAP50-95].")
+
+
+def test_without_reasons_only_the_numbers_are_said() -> None:
+    assert "They differ" not in compare_line(made("bbox"), OWN)

@@ -97,7 +97,7 @@ def test_a_broken_off_generation_leaves_nothing(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr(shapes, "write_shapes", fail)
     with pytest.raises(DataError, match="No space left on device; set YOLO_ATTN_CACHE"):
         shapes.ensure_shapes()
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "yolo-attn").iterdir()) == []
 
 
 def test_two_processes_at_once_make_one_set(tmp_path: Path, monkeypatch) -> None:
@@ -111,5 +111,5 @@ def test_two_processes_at_once_make_one_set(tmp_path: Path, monkeypatch) -> None
     said = {process.communicate(timeout=60)[0] for process in started}
     assert [process.returncode for process in started] == [0, 0, 0]
     assert len(said) == 1
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache/yolo-attn").iterdir())) == 1
     assert len(list((tmp_path / "cache").rglob("*.png"))) == 35

@@ -35,12 +35,15 @@ FAST = {
     "yolo train model=yolov8n-cbam.yaml pretrained=yolov8n.pt data=coco8.yaml": (TINY, "new: 10 CBAM (starts as the"),
     "yolo predict model=runs/detect/demo/weights/best.pt source=image.jpg": ("imgsz=64", "image 1/1"),
     "yolo-attn graft yolo11n.yaml --layer CoordAtt --at neck --layer SE --at 4 -o my-yolo11n.yaml": ("", "GFLOPs"),
+    "yolo-attn check yolov8n-cbam-neck.yaml --strict": ("", "nothing is wrong with its wiring"),
     "yolo-attn doctor": ("", "All is well."),
     "yolo-attn layers": ("", "[-1, 1, CBAM, ["),
     "yolo-attn runs runs": ("", "detect/train"),
 }
 SLOW = {
     "yolo train model=yolo11s-cbam.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.cbam.CBAM"),
+    "yolo train model=yolov8n-cbam-stages.yaml pretrained=yolov8n.pt freeze=backbone data=coco8.yaml":
+        (TINY, "freeze=backbone counts rows of the base"),
     "yolo train model=yolov8n-caa-stages.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.caa.CAA"),
     "yolo train model=yolo12n-se-neck.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.se.SE"),
     "yolo train model=yolov8n-se-neck-p3.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.se.SE"),

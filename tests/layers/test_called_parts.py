@@ -89,6 +89,8 @@ def test_compiles_and_exports_without_a_break(cls: type[nn.Module], arguments: d
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     for z in (x, other):
         assert torch.allclose(compiled(z), layer(z), rtol=1e-12, atol=1e-12)
+    if "2.3" <= torch.__version__ < "2.5":
+        pytest.skip("torch.export of PyTorch 2.4 cannot hold an autocast region")
     assert torch.allclose(torch.export.export(layer, (x,)).module()(x), layer(x), rtol=1e-12, atol=1e-12)
 
 

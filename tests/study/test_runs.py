@@ -163,3 +163,20 @@ def test_the_verb_writes_files_and_never_over_one(tmp_path: Path, capsys: pytest
     assert "39.88" in files["latex"].read_text()
     assert main(["runs", str(tmp_path / "r"), "--csv", str(tmp_path / "no" / "t.csv")]) == 1
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_run_whose_wiring_is_wrong_is_marked(tmp_path: Path) -> None:
+    model = RECORD["model"] | {"layers": [layer("CBAM", None, 22)]}
+    save(tmp_path / "a", model=model)
+    assert runs.MARKED not in runs.text(runs.find_runs(tmp_path, refuse), 200)
+    save(tmp_path / "b", model=model | {"warnings": ["row 22, CBAM, is read by no row"]})
+    found = runs.find_runs(tmp_path, refuse)
+    table = runs.text(found, 200)
+    assert [line.count("! CBAM@22") for line in table.splitlines()[:3]] == [0, 0, 1] and runs.MARKED in table
+    assert runs.markdown(found).count("| ! CBAM@22 |") == 1
+
+
+def test_a_link_that_leads_nowhere_is_there_too(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match="is there already"):
+        runs.check_absent([tmp_path / "table.csv"])

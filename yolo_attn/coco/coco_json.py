@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from .annotation_columns import AnnotationColumns, Keypoints
 from .entry_checks import Id, check, distinct, is_count, is_id
 from .json_entries import Entries, RefusedError, all_entries, quick_entries
 from .masks import Masks
+from .plain_values import number, same_ids
 
 _KEPT = 4  # files held per process
 
@@ -45,6 +46,7 @@ class CocoJson:
         is_annotated: Whether the file has 'annotations' at all; lists of test images do not.
         fingerprint: SHA-256 of the file's content.
         pose_problem: Why the keypoints cannot be trained on, or "".
+        examples: An example for some counts.
     """
 
     path: str
@@ -65,6 +67,7 @@ class CocoJson:
     is_annotated: bool = True
     fingerprint: str = ""
     pose_problem: str = ""
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,15 +182,18 @@ def _checked(path: str, entries: Entries, fingerprint: str) -> CocoJson:
     image_index = {id_: i for i, id_ in enumerate(files)}
     sizes = np.zeros((len(files), 2), dtype=np.int64)
     for entry in entries.images:
-        if is_count(entry.width) and is_count(entry.height):
-            sizes[image_index[entry.id]] = entry.width, entry.height
+        width, height = number(entry.width), number(entry.height)
+        if is_count(width) and is_count(height):
+            sizes[image_index[entry.id]] = np.array([width, height])
 
-    columns = AnnotationColumns(image_index, {id_: i for i, id_ in enumerate(ordered)}, Keypoints(entries.categories))
+    category_index = {id_: i for i, id_ in enumerate(ordered)}
+    named = [str(names[id_]) for id_ in ordered]
+    columns = AnnotationColumns(image_index, category_index, named, Keypoints(entries.categories))
     for annotation in entries.annotations or ():
         columns.add(annotation)
     return CocoJson(
         path=path,
-        categories=tuple((id_, str(names[id_])) for id_ in ordered),
+        categories=tuple(zip(ordered, named, strict=True)),
         image_ids=tuple(files),
         file_names=tuple(files.values()),
         image_sizes=sizes,
@@ -207,8 +213,15 @@ def merge_categories(files: Sequence[CocoJson | Header]) -> tuple[tuple[Id, str]
     merged: dict[Id, tuple[str, str]] = {}
     ids_of: dict[str, tuple[set[Id], str]] = {}
     for coco in files:
+        # An id that differs from one of another file in its type only, 7 and '7', is the same id.
+        known_so_far = list(merged)
+        place = same_ids((id_ for id_, _ in coco.categories), known_so_far)
+        is_distinct = len(set(place.values())) == len(place)
+        categories = [
+            (known_so_far[place[id_]] if id_ in place and is_distinct else id_, name) for id_, name in coco.categories
+        ]
         mine: dict[str, set[Id]] = {}
-        for id_, name in coco.categories:
+        for id_, name in categories:
             mine.setdefault(name, set()).add(id_)
         for name, ids in mine.items():
             known_ids, where = ids_of.setdefault(name, (ids, coco.path))
@@ -217,7 +230,7 @@ def merge_categories(files: Sequence[CocoJson | Header]) -> tuple[tuple[Id, str]
                     f"{coco.path}: 'categories' gives {name!r} the id {min(ids, key=sort_key)!r}, {where} gives it "
                     f"{min(known_ids, key=sort_key)!r}; give a category the same id and name in every split"
                 )
-        for id_, name in coco.categories:
+        for id_, name in categories:
             known, where = merged.setdefault(id_, (name, coco.path))
             if known != name:
                 raise DataError(

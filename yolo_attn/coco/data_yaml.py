@@ -20,11 +20,13 @@ from typing import Any
 
 import yaml
 
-from ..cache import VARIABLE, cache_folder, write_text
+from ..cache import VARIABLE, cache_folder, make_folder, write_text
 from ..errors import DataError, nearest
 from .coco_json import Header, Id, merge_categories
+from .json_entries import shown
 from .keypoints import describe_keypoints
 from .label_cache import read_header
+from .splits import tell_apart, warnings
 
 SPLITS = ("train", "val", "test")
 # Value of the key `generate` -> function that makes the data set on first use and returns its folder.
@@ -49,16 +51,17 @@ def usual_folders(json_path: Path, split: str) -> list[Path]:
     """Return the existing folders where images are looked for when none is named, the most specific first.
 
     For ``ann/instances_x.json`` as ``train`` these are ``ann/../images/train``, ``ann/../images/x``, ``ann/../x``,
-    ``ann/../train``, ``ann/images/train``, ``ann``, ``ann/images`` and ``ann/../images``.
+    ``ann/../train``, ``ann/images/train``, ``ann``, ``ann/images``, ``ann/../images``, ``ann/data`` and
+    ``ann/../data``.
     """
     here, up = json_path.parent, json_path.parent.parent
     # COCO's own names: instances_val2017, person_keypoints_val2017, image_info_test-dev2017 with images in test2017.
     stem = re.sub("^(instances|person_keypoints|image_info)_", "", json_path.stem).replace("-dev", "")
     folders = [
         up / "images" / split, up / "images" / stem, up / stem, up / split, here / "images" / split,
-        here, here / "images", up / "images",
+        here, here / "images", up / "images", here / "data", up / "data",
     ]  # fmt: skip
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]  # noqa: PTH112  (of a name that is too long pathlib raises)
 
 
 def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict[str, Any]:
@@ -70,13 +73,15 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
 
     Returns:
         What Ultralytics keeps of a data set (``path, train, val, test, names, nc, channels, yaml_file``; a split that
-        is not there is None, the others are absolute paths of the JSON files), and ``coco``: for each split its
-        ``json``, ``images`` folders and ``fingerprint`` (SHA-256 of the JSON), ``category_ids``: the category id of
-        each class, and ``notes``: what is worth knowing about the splits. Where the JSON files have keypoints also
-        ``kpt_shape``, and where these have names ``kpt_names`` and, if some say left and right, ``flip_idx``.
+        is not named is None, the others are absolute paths of the JSON files, each split's spelled in its own way),
+        and ``coco``: for each split its ``json``, ``images`` folders and ``fingerprint`` (SHA-256 of the JSON),
+        ``absent``: for each split whose files are not there what is missing, ``category_ids``: the category id of
+        each class, ``notes`` and ``warnings``: what is worth knowing about the splits. Where the JSON files have
+        keypoints also ``kpt_shape``, and where these have names ``kpt_names`` and, if some say left and right,
+        ``flip_idx``.
 
     Raises:
-        DataError: If the description or one of its JSON files cannot be used.
+        DataError: If the description or one of its JSON files cannot be used, or no split has its files.
     """
     if isinstance(data, Mapping):
         given, file, base = dict(data), None, Path.cwd()
@@ -89,6 +94,8 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
     root = _generated(label, given["generate"]) if "generate" in given else _root(label, given, base)
 
     coco: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for split in SPLITS:
         value = given.get("validation") if split == "val" and "val" not in given else given.get(split)
         if value is None:
@@ -96,14 +103,25 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if not _is_json(value):
-            raise DataError(f"{label}: '{split}: {value}' must name one .json file, as the other splits do")
+            raise DataError(f"{label}: '{split}: {shown(value)}' must name one .json file, as the other splits do")
         json_path = _absolute(root, value)
-        if not json_path.is_file():
-            raise DataError(f"{label}: '{split}: {value}': no such file: {json_path}")
-        folders = _image_folders(label, given.get("images"), split, root) or usual_folders(json_path, split)
+        paths[split] = str(json_path)
+        try:
+            if not os.path.isfile(json_path):  # noqa: PTH113
+                raise _AbsentError(f"{label}: '{split}: {shown(value)}': no such file: {shown(json_path)}")
+            folders = _image_folders(label, given.get("images"), split, root)
+            # Last of all, names may be paths below the root, as in 'images/val/scene/0001.jpg'.
+            folders = folders or list(dict.fromkeys([*usual_folders(json_path, split), root]))
+        except _AbsentError as error:
+            absent[split] = str(error)
+            continue
         coco[split] = {"json": str(json_path), "images": [str(folder) for folder in folders]}
     if not coco:
-        raise DataError(f"{label}: names no split; it needs 'train:' and 'val:'{_typo(given)}")
+        raise DataError(
+            next(iter(absent.values()), f"{label}: names no split; it needs 'train:' and 'val:'{_typo(given)}")
+        )
+    nowhere: dict[str, Any] = {split: {"json": paths[split], "images": [problem]} for split, problem in absent.items()}
+    paths |= tell_apart(coco | nowhere)
 
     headers = {}
     for split, where in coco.items():
@@ -111,19 +129,21 @@ def describe(data: str | Path | Mapping[str, Any], task: str = "detect") -> dict
         where["fingerprint"] = headers[split].fingerprint
     categories = merge_categories(list(headers.values()))
     names = {i: name for i, (_, name) in enumerate(categories)}
-    _check_names(label, given, list(names.values()))
+    _check_names(label, given, list(names.values()), is_whole=not absent)
     return {
         **{k: v for k, v in given.items() if k not in {"generate", "images", "validation"}},
         "path": root,
-        **{split: coco[split]["json"] if split in coco else None for split in SPLITS},
+        **{split: paths.get(split) for split in SPLITS},
         "names": names,
         "nc": len(names),
         "channels": given.get("channels", 3),
         **({"yaml_file": str(file)} if file else {}),
         "coco": coco,
+        "absent": absent,
         "category_ids": [id_ for id_, _ in categories],
         **describe_keypoints(label, given, headers, len(names), task),
         "notes": _notes(headers),
+        "warnings": warnings(coco),
     }
 
 
@@ -158,11 +178,15 @@ def write_cached(text: str, kind: str, name: str = "") -> Path:
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     file = cache_folder() / kind / (f"{key}/{name}" if name else f"{key}.yaml")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(kind, *([key] if name else []))
         write_text(file, text)
     except OSError as error:
         raise DataError(f"cannot write {file}: {error.strerror}; set {VARIABLE} to a folder you can write") from error
     return file
+
+
+class _AbsentError(DataError):
+    """A file or folder of a split is not there, which matters only to those who use the split."""
 
 
 def _is_json(value: Any) -> bool:
@@ -172,8 +196,8 @@ def _is_json(value: Any) -> bool:
 
 
 def _generated(label: str, name: Any) -> Path:
-    if name not in GENERATORS:
-        raise DataError(f"{label}: 'generate: {name}' is unknown; known: {', '.join(GENERATORS)}")
+    if not isinstance(name, str) or name not in GENERATORS:
+        raise DataError(f"{label}: 'generate: {shown(name)}' is unknown; known: {', '.join(GENERATORS)}")
     module, _, function = GENERATORS[name].partition(":")
     return getattr(importlib.import_module(module), function)()
 
@@ -183,12 +207,12 @@ def _root(label: str, given: Mapping[str, Any], base: Path) -> Path:
     if value is None:
         return base
     if not isinstance(value, str | Path):
-        raise DataError(f"{label}: 'path: {value}' must be a folder")
+        raise DataError(f"{label}: 'path: {shown(value)}' must be a folder")
     tried = dict.fromkeys([_absolute(base, value), _absolute(Path.cwd(), value)])
     for root in tried:
-        if root.is_dir():
+        if os.path.isdir(root):  # noqa: PTH112
             return root
-    raise DataError(f"{label}: 'path: {value}': no such folder; looked for {' and '.join(map(str, tried))}")
+    raise DataError(f"{label}: 'path: {shown(value)}': no such folder; looked for {' and '.join(map(shown, tried))}")
 
 
 def _image_folders(label: str, images: Any, split: str, root: Path) -> list[Path]:
@@ -201,31 +225,38 @@ def _image_folders(label: str, images: Any, split: str, root: Path) -> list[Path
     folders = []
     for value in values:
         folder = _absolute(root, value) if isinstance(value, str | Path) else None
-        if folder is None or not folder.is_dir():
-            raise DataError(
-                f"{label}: 'images: {value}' for {split!r}: no such folder" + (f": {folder}" if folder else "")
+        if folder is None or not os.path.isdir(folder):  # noqa: PTH112
+            raise _AbsentError(
+                f"{label}: 'images: {shown(value)}' for {split!r}: no such folder"
+                + (f": {shown(folder)}" if folder else "")
             )
         folders.append(folder)
     return folders
 
 
 def _absolute(base: Path, value: str | Path) -> Path:
-    return Path(os.path.normpath(base / Path(value).expanduser()))
+    return Path(os.path.normpath(base / os.path.expanduser(value)))  # noqa: PTH111
 
 
-def _check_names(label: str, given: Mapping[str, Any], names: list[str]) -> None:
-    """Names and their number come from the JSON; saying something else beside it is an error."""
+def _check_names(label: str, given: Mapping[str, Any], names: list[str], is_whole: bool) -> None:
+    """Names and their number come from the JSON; saying something else beside it is an error.
+
+    Without all splits, there may be more classes than the JSON files that are here have.
+    """
     said = given.get("names")
     if isinstance(said, Mapping):
-        said = [said[key] for key in sorted(said, key=lambda key: (isinstance(key, str), key))]
+        in_order = sorted(said, key=lambda key: (0, key, "") if isinstance(key, int) else (1, 0, str(key)))
+        said = [said[key] for key in in_order]
+    if not is_whole and isinstance(said, list) and set(names) <= set(map(str, said)):
+        return
     if said is not None and (not isinstance(said, list) or list(map(str, said)) != names):
         raise DataError(
-            f"{label}: 'names: {said}' are not those of the JSON files, {names}; leave 'names:' out, they are read "
-            "from the JSON, in the order of the category ids"
+            f"{label}: 'names: {shown(said)}' are not those of the JSON files, {shown(names)}; leave 'names:' out, "
+            "they are read from the JSON, in the order of the category ids"
         )
-    if given.get("nc") not in (None, len(names)):
+    if given.get("nc") not in (None, len(names)) and is_whole:
         raise DataError(
-            f"{label}: 'nc: {given['nc']}' but the JSON files have {len(names)} categories; leave 'nc:' out"
+            f"{label}: 'nc: {shown(given['nc'])}' but the JSON files have {len(names)} categories; leave 'nc:' out"
         )
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import DataError
-from .json_entries import MISSING, short
-from .masks import LARGEST
+from .json_entries import LARGEST, MISSING, short
 
 Id = int | str
 

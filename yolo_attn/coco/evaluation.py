@@ -96,6 +96,7 @@ def evaluate(
     kind: str = "bbox",
     sizes: Mapping[Id, tuple[int, int]] | None = None,
     sigmas: Sequence[float] | None = None,
+    limit: int | None = None,
 ) -> Evaluation:
     """Return the official numbers of COCO, which pycocotools gives for the same files, and those of each category.
 
@@ -114,6 +115,7 @@ def evaluate(
         kind: ``bbox``, ``segm`` or ``keypoints``.
         sizes: True height and width by image id, for masks; what the JSON says where an image is missing.
         sigmas: One per keypoint, for the object keypoint similarity. If None, COCO's for 17 keypoints, else 1/k each.
+        limit: Most predictions per image and category that count. If None, COCO's: 100, of keypoints 20.
 
     Raises:
         DataError: If the JSON has no annotations, or none of this kind; if a prediction names an image or category
@@ -134,6 +136,8 @@ def evaluate(
     judge = COCOeval_faster(*both, iouType=kind, print_function=_silent, kpt_oks_sigmas=spread)
     judge.params.imgIds = sorted(scope.rank[scope.is_image].tolist())
     judge.params.catIds = (np.flatnonzero(scope.is_class) + 1).tolist() if use_categories else [1]
+    if limit is not None:
+        judge.params.maxDets = [*judge.params.maxDets[:-1], limit]
     judge.evaluate()
     judge.accumulate()
     precision, recall = judge.eval["precision"], judge.eval["recall"]

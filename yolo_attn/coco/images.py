@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+
+from .image_names import Finder
 
 _THREADS = 16
 _CHUNK = 512  # files per task of a thread; a task for each would cost more than the look at it
@@ -37,10 +39,32 @@ class Images:
     is_cut: np.ndarray
 
 
-def locate(names: Sequence[str], roots: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return path and state of each image; the first root that has a file of that name wins."""
+class Located(NamedTuple):
+    """Where images are: ``paths`` and ``states`` as in ``Images``, and how each name was read (``image_names``)."""
+
+    paths: tuple[str, ...]
+    states: np.ndarray
+    ways: np.ndarray
+
+
+def locate(names: Sequence[str], roots: Sequence[str]) -> Located:
+    """Return where each image is; the first root that has a file of that name wins.
+
+    Raises:
+        DataError: If a name that is no path below a root may mean several files.
+    """
     found = _in_threads(lambda name: _locate(name, roots), names)
-    return tuple(path for path, *_ in found), np.array([state for _, *state in found], dtype=np.int64).reshape(-1, 2)
+    ways = np.zeros(len(names), dtype=np.int8)
+    lost = [i for i, (path, *_) in enumerate(found) if not path]
+    if lost:
+        taken = {path for path, *_ in found if path}
+        read = Finder(roots, taken, bool(taken)).find(names[i] for i in lost)
+        for i in lost:
+            if names[i] in read:
+                path, ways[i] = read[names[i]]
+                found[i] = _looked_at(path) or found[i]
+    states = np.array([state for _, *state in found], dtype=np.int64).reshape(-1, 2)
+    return Located(tuple(path for path, *_ in found), states, ways)
 
 
 def probe(paths: tuple[str, ...], states: np.ndarray, known: Images | None = None) -> Images:
@@ -69,14 +93,19 @@ def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[An
 def _locate(name: str, roots: Sequence[str]) -> tuple[str, int, int]:
     for spelling in _spellings(name):
         for root in roots:
-            path = os.path.join(root, spelling)  # noqa: PTH118  (three times as fast as Path, for every image)
-            try:
-                found = os.stat(path)  # noqa: PTH116
-            except (OSError, ValueError):
-                continue
-            if stat.S_ISREG(found.st_mode):
-                return _plain(path), found.st_mtime_ns, found.st_size
+            found = _looked_at(os.path.join(root, spelling))  # noqa: PTH118  (three times as fast as Path)
+            if found:
+                return found
     return "", 0, 0
+
+
+def _looked_at(path: str) -> tuple[str, int, int] | None:
+    """Return path, time of change and size of a file, or None if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return (_plain(path), found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else None
 
 
 def _spellings(name: str) -> Iterable[str]:
@@ -89,6 +118,12 @@ def _spellings(name: str) -> Iterable[str]:
 
 
 def _plain(path: str) -> str:
+    if f"{os.sep}.." in path:
+        short = os.path.normpath(path)
+        try:
+            path = short if os.path.samefile(short, path) else path  # noqa: PTH121
+        except OSError:  # a link on the way: what follows it is not where the text says
+            return path
     return str(Path(path)) if os.sep != "/" or "//" in path or "./" in path else path
 
 

@@ -15,10 +15,13 @@ import numpy as np
 
 from ..errors import DataError
 from . import label_cache
+from .box_checks import WARNINGS, check_boxes
 from .coco_json import CocoJson, Id, forget, read_coco_json
-from .images import Images, locate, probe
+from .image_names import LAST_PARTS, SAME, elsewhere
+from .images import Images, Located, locate, probe
 from .json_entries import short
 from .labels import TASKS, make_labels
+from .plain_values import same_ids
 
 _SHOWN = 5
 _LARGE = 100_000  # annotations of a file that is not held in memory once there is an index
@@ -84,17 +87,30 @@ class CocoIndex:
         """Return a fresh array ``(n, k, 3)`` of the keypoints of image i, float32, in the order of ``labels``."""
         return self.kpts[self.starts[i] : self.starts[i + 1]].copy()
 
-    def summary(self) -> str:
-        """Return one line with every count that is not zero; the first names of missing or unreadable images in it."""
+    def summary(self, others: Sequence[str] = ()) -> str:
+        """Return one line with every count that is not zero; the first names of missing or unreadable images in it.
+
+        Args:
+            others: Splits that the same JSON serves; images of theirs are not said to be missing.
+        """
         c = self.counts
         parts = [
             f"{Path(self.path).name}: {c['images']} images ({c['negatives']} without objects), "
             f"{c['boxes']} boxes, {len(self.names)} classes"
         ]
-        for key, phrase in _PHRASES.items():
-            if c.get(key) and (key != "bad_polygons" or self.task == "segment"):
+        elsewhere = f"images of {' and '.join(others)}, or missing" if others else ""
+        for key, phrase in (_PHRASES | ({"missing_images": elsewhere} if others else {})).items():
+            if c.get(key) and (key not in ("bad_polygons", "reshaped_masks") or self.task == "segment"):
                 parts.append(f"{c[key]} {phrase}" + _examples(self.named.get(key, ()), c[key]))
         return "; ".join(parts)
+
+    def warnings(self) -> list[str]:
+        """Return what in the file is hardly meant as it stands, one sentence each, with a count and an example."""
+        return [
+            f"{Path(self.path).name}: {count} {WARNINGS[key].format(example=_examples(self.named.get(key, ()), 0))}"
+            for key in WARNINGS
+            if (count := self.counts.get(key))
+        ]
 
 
 # Key of a count -> how the summary says it.
@@ -104,11 +120,17 @@ _PHRASES = {
     "degenerate": "boxes without area dropped",
     "duplicate_boxes": "repeated boxes dropped",
     "boxes_as_segments": "objects without a mask that can be used, outlined by their box",
+    "other_sizes": "run-length masks of another size than their image",
+    "reshaped_masks": "masks that are one flat list or a list of points, read as polygons",
     "holes_filled": "masks with holes filled",
     "boxes_redrawn": "objects whose 'bbox' is not the box around their mask, which is trained on",
     "without_keypoints": "objects without labelled keypoints dropped",
     "bad_keypoints": "keypoints outside their image or of negative visibility taken as not labelled",
+    "numbers_as_text": "annotations with numbers written as text, read as numbers",
+    "ids_of_other_type": "annotations with an id of another type than that of the image or category, matched by value",
+    "read_names": "images found though 'file_name' is not their path",
     "missing_images": "images missing",
+    "other_images": "images left out: a file of that name is there, but not of the size that the JSON says",
     "unreadable_images": "images unreadable",
     "cut_images": "JPEG files that end too early, used as far as they go",
     "lost_boxes": "boxes lost with missing or unreadable images",
@@ -156,11 +178,11 @@ def load_index(
         if entry is not None:
             values, arrays = entry
             known = Images(tuple(values["paths"]), arrays["states"], arrays["image_sizes"], arrays["is_cut"])
-            paths, states = locate(values["names"], roots)
+            paths, states, _ = _located(json_path, values["names"], roots)
             if paths == known.paths and np.array_equal(states, known.states):
                 return _index(str(Path(json_path).absolute()), values, arrays)
     coco = read_coco_json(json_path, require_annotations=False)
-    values, arrays = _made(coco, roots, classes, task, probe(*locate(coco.file_names, roots), known))
+    values, arrays = _made(coco, roots, classes, task, _located(json_path, coco.file_names, roots), known)
     if cache:
         label_cache.save(label_cache.make_key(task, coco.fingerprint, roots, classes), values, arrays)
     if len(coco.boxes) > _LARGE:
@@ -168,44 +190,59 @@ def load_index(
     return _index(coco.path, values, arrays)
 
 
+def _located(json_path: str | Path, names: Sequence[str], roots: list[str]) -> Located:
+    try:
+        return locate(names, roots)
+    except DataError as error:
+        raise DataError(f"{json_path}: {error}") from None
+
+
 def _made(
-    coco: CocoJson, roots: list[str], classes: list[list[Any]] | None, task: str, images: Images
+    coco: CocoJson, roots: list[str], classes: list[list[Any]] | None, task: str, located: Located, known: Images | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return what an index is made of, as plain values and arrays that can be written to a file."""
-    is_missing = np.array([not path for path in images.paths])
+    images = probe(located.paths, located.states, known)
+    stated = coco.image_sizes
+    is_stated = stated.min(1) > 0
+    # A file found by its last parts alone is the image only if the size does not speak against it.
+    is_other = (located.ways == LAST_PARTS) & is_stated & (images.sizes.min(1) > 0)
+    is_other &= (stated != images.sizes).any(1) & (stated != images.sizes[:, ::-1]).any(1)
+    other = [f"{coco.file_names[i]} as {images.paths[i]}" for i in np.flatnonzero(is_other)]
+    images.sizes[is_other] = 0
+    is_missing = np.array([not path for path in images.paths]) | is_other
     is_usable = images.sizes.min(1) > 0
     missing = [coco.file_names[i] for i in np.flatnonzero(is_missing)]
     unreadable = [images.paths[i] for i in np.flatnonzero(~is_missing & ~is_usable)]
     cut = [images.paths[i] for i in np.flatnonzero(is_usable & images.is_cut)]
+    read = [f"{coco.file_names[i]} as {images.paths[i]}" for i in np.flatnonzero((located.ways != SAME) & is_usable)]
     if not is_usable.any():
-        where = ", ".join(roots) or "no folder (none of the usual ones exists)"
-        raise DataError(
-            f"{coco.path}: none of the {len(coco.file_names)} 'images' can be used ({len(missing)} missing, "
-            f"{len(unreadable)} unreadable); looked for {short(coco.file_names[0])} in {where}. Name their folder "
-            "with 'images:' in the data YAML"
-        )
+        raise DataError(_no_image(coco, roots, missing, unreadable, other))
     _, position, first = _files(images)
-    stated = coco.image_sizes
-    differs = is_usable & (stated.min(1) > 0) & (stated != images.sizes).any(1)
+    differs = is_usable & is_stated & (stated != images.sizes).any(1)
 
     classes = classes if classes is not None else [list(category) for category in coco.categories]
-    class_of = {id_: i for i, (id_, _) in enumerate(classes)}
+    class_of = same_ids([id_ for id_, _ in coco.categories], [id_ for id_, _ in classes])
     of_category = np.array([class_of[id_] for id_, _ in coco.categories], dtype=np.int64)
     labels = make_labels(coco, task, position, of_category[coco.category_of], images.sizes[first][:, ::-1])
     starts = np.searchsorted(labels.image, np.arange(len(first) + 1))
+    odd, examples = check_boxes(coco, np.where(is_usable[:, None], images.sizes, 0))
     counts = {
         **coco.counts,
         **labels.counts,
+        **odd,
         "images": len(first),
         "negatives": int((np.diff(starts) == 0).sum()),
         "boxes": len(labels.cls),
         "missing_images": len(missing),
         "unreadable_images": len(unreadable),
         "cut_images": len(cut),
+        "other_images": len(other),
+        "read_names": len(read),
         "size_differs": int(differs.sum()),
         "duplicate_images": coco.counts["duplicate_images"] + int(is_usable.sum()) - len(first),
     }
-    named = {"missing_images": missing, "unreadable_images": unreadable, "cut_images": cut}
+    named = {"missing_images": missing, "unreadable_images": unreadable, "cut_images": cut, "other_images": other}
+    named |= {"read_names": read[:1], **coco.examples, **examples}
     values = {
         "task": task,
         "classes": classes,
@@ -227,6 +264,30 @@ def _made(
         "kpts": labels.keypoints,
     }
     return values, arrays
+
+
+def _no_image(coco: CocoJson, roots: list[str], missing: list[str], unreadable: list[str], other: list[str]) -> str:
+    """Return why no image can be used, and what to write where a file of the first one's name lies elsewhere."""
+    where = ", ".join(roots) or "no folder (none of the usual ones exists)"
+    text = (
+        f"{coco.path}: none of the {len(coco.file_names)} 'images' can be used ({len(missing)} missing, "
+        f"{len(unreadable)} unreadable); looked for {short(coco.file_names[0])} in {where}. "
+    )
+    if other:
+        return f"{text}Only a file of that name but of another size than the JSON says is there: {_printable(other[0])}"
+    here = Path(coco.path).parent
+    files = elsewhere(missing[0], [*roots, str(here), str(here.parent)]) if missing else []
+    if len(files) == 1:
+        return (
+            f"{text}There is {_printable(files[0])}: if that is the image, write 'images: "
+            f"{_printable(str(Path(files[0]).parent))}' in the data YAML"
+        )
+    if files:
+        return (
+            f"{text}There are {', '.join(map(_printable, files[:_SHOWN]))}: name the folder of the right one with "
+            "'images:' in the data YAML"
+        )
+    return f"{text}Name their folder with 'images:' in the data YAML"
 
 
 def _index(path: str, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> CocoIndex:

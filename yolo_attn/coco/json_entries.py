@@ -18,6 +18,7 @@ class _Missing:
 
 
 MISSING: Any = _Missing()
+LARGEST = 1e12  # numbers from here on are no pixels
 _BLOCK = 1 << 22
 
 
@@ -161,3 +162,10 @@ def short(value: Any) -> str:
     """Return the value as text of at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def shown(value: Any, most: int = 400) -> str:
+    """Return what a user wrote as text that can be printed, of a bounded length."""
+    text = str(value)
+    text = text if text.isprintable() else repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import DataError
 from .coco_json import Header
+from .json_entries import shown
 
 _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
@@ -41,16 +42,16 @@ def describe_keypoints(
     shape = given.get("kpt_shape", [k, 3])
     if not (isinstance(shape, list | tuple) and list(shape) in ([k, 2], [k, 3])):
         raise DataError(
-            f"{label}: 'kpt_shape: {shape}' but the objects in the JSON files have {k} keypoints; leave it out, or say "
-            f"[{k}, 3], or [{k}, 2] for a model that does not predict visibility"
+            f"{label}: 'kpt_shape: {shown(shape)}' but the objects in the JSON files have {k} keypoints; leave it out, "
+            f"or say [{k}, 3], or [{k}, 2] for a model that does not predict visibility"
         )
     found: dict[str, Any] = {"kpt_shape": list(shape)}
     flip = given.get("flip_idx") or flip_index(names)
     if flip:
         if not isinstance(flip, list | tuple) or sorted(map(str, flip)) != sorted(map(str, range(k))):
             raise DataError(
-                f"{label}: 'flip_idx: {flip}' must hold each of the numbers 0 to {k - 1} once: for each keypoint the "
-                "one that takes its place when the image is mirrored"
+                f"{label}: 'flip_idx: {shown(flip)}' must hold each of the numbers 0 to {k - 1} once: for each "
+                "keypoint the one that takes its place when the image is mirrored"
             )
         found["flip_idx"] = list(flip)
     if names:

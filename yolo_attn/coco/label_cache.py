@@ -10,6 +10,9 @@ import contextlib
 import hashlib
 import json
 import math
+import os
+import re
+import stat
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,16 +21,19 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..cache import cache_folder, replacing
+from ..cache import cache_folder, make_marked_folder, replacing
 from ..errors import DataError
 from .coco_json import Header, file_state, header, read_coco_json
 
-_FORMAT = 1
+FOLDER = "label-entries"
+_FORMAT = 2
 _DIGEST = 32  # bytes of a SHA-256
 _ALIGNED = 64
 _MOST_ENTRIES = 64
 _MOST_BYTES = 4_000_000_000
 _STALE_S = 24 * 3600.0
+_MARK = b"yolo-attn label entry".ljust(_ALIGNED - _DIGEST - 8)  # in every entry: nothing without it is deleted
+_NAMES = re.compile(r"[0-9a-f]{32}\.bin"), re.compile(r"\.[0-9a-f]{32}\.bin\.\d+\.\d+")  # entries, drafts of entries
 _fingerprints: dict[tuple[str, int, int], str] = {}
 
 
@@ -105,10 +111,10 @@ def save(key: str, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Non
     """Write an entry, if the cache folder can be written."""
     file = _file(key)
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder = make_marked_folder(FOLDER)
         with replacing(file) as draft, draft.open("xb") as output:
             output.writelines(_blocks(values, arrays))
-        _prune(file.parent)
+        _prune(folder)
 
 
 def _blocks(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[bytes | memoryview]:
@@ -125,7 +131,7 @@ def _blocks(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[bytes
         blocks += [plain.ravel().view(np.uint8).data, bytes(padding)]
         end += plain.nbytes + padding
     blocks.append(json.dumps({"values": values, "arrays": places}).encode())
-    start = end.to_bytes(8, "little") + bytes(_ALIGNED - _DIGEST - 8)
+    start = end.to_bytes(8, "little") + _MARK
     digest = hashlib.sha256(start)
     for block in blocks:
         digest.update(block)
@@ -134,18 +140,35 @@ def _blocks(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[bytes
 
 
 def _file(key: str) -> Path:
-    return cache_folder() / "labels" / f"{key}.bin"
+    return cache_folder() / FOLDER / f"{key}.bin"
 
 
 def _prune(folder: Path) -> None:
-    """Remove the oldest entries beyond a number and a size, and what killed processes left behind."""
-    by_age = sorted(((file.stat(), file) for file in folder.iterdir()), key=lambda item: -item[0].st_mtime)
+    """Remove the oldest entries beyond a number and a size, and what killed processes left behind; nothing but ours."""
+    entries, drafts = (_found(folder, name) for name in _NAMES)
     count = size = 0
-    for stat, file in by_age:
-        if file.suffix == ".bin":
-            count, size = count + 1, size + stat.st_size
-            is_too_much = count > 1 and (count > _MOST_ENTRIES or size > _MOST_BYTES)
-        else:
-            is_too_much = stat.st_mtime < time.time() - _STALE_S
-        if is_too_much:
+    for state, file in entries:
+        count, size = count + 1, size + state.st_size
+        if count > 1 and (count > _MOST_ENTRIES or size > _MOST_BYTES) and _is_ours(file):
             file.unlink(missing_ok=True)
+    for state, file in drafts:
+        if state.st_mtime < time.time() - _STALE_S and (not state.st_size or _is_ours(file)):
+            file.unlink(missing_ok=True)
+
+
+def _found(folder: Path, name: re.Pattern[str]) -> list[tuple[os.stat_result, Path]]:
+    """Return the ordinary files with such names, links left out, the newest first."""
+    found = []
+    for file in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process prunes too
+            state = file.lstat()
+            if name.fullmatch(file.name) and stat.S_ISREG(state.st_mode):
+                found.append((state, file))
+    return sorted(found, key=lambda item: -item[0].st_mtime)
+
+
+def _is_ours(file: Path) -> bool:
+    """Tell whether a file begins as an entry does."""
+    with contextlib.suppress(OSError), file.open("rb") as content:
+        return content.read(_ALIGNED)[_DIGEST + 8 :] == _MARK
+    return False

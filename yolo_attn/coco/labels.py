@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import DataError
 from .coco_json import CocoJson
-from .masks import Masks, joined, outlines
+from .masks import INSET, Masks, joined, outlines
 
 TASKS = ("detect", "segment", "pose")
 # An edge that moves by less than this is rounding of the writer, not an object outside the image.
@@ -117,7 +117,7 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
     x1, y1, x2, y2 = boxes.T
     rectangles = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
     is_moved = np.zeros(len(kept), dtype=bool)
-    counts = {"boxes_as_segments": 0, "holes_filled": 0, "boxes_redrawn": 0}
+    counts = {"boxes_as_segments": 0, "other_sizes": 0, "holes_filled": 0, "boxes_redrawn": 0}
     points, lengths, found = [labels.points], [np.zeros(1, np.int64)], [np.zeros((0, 4), np.float32)]
     for start in range(0, len(kept), _CHUNK):
         chunk = slice(start, start + _CHUNK)
@@ -125,8 +125,14 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
         assert masks is not None
         pieces = list(rectangles[chunk])
         is_box = np.ones(len(pieces), dtype=bool)
+        inset = np.zeros((len(pieces), 1))
         for i, (row, limit) in enumerate(zip(kept[chunk].tolist(), limits, strict=True)):
-            outline, has_hole = _outline(masks, row, limit)
+            if masks.is_rle(row):
+                if masks.size(row) != (limit[1], limit[0]):
+                    counts["other_sizes"] += 1
+                    continue
+                inset[i] = INSET
+            outline, has_hole = _outline(masks, row)
             if outline is not None:
                 pieces[i], is_box[i] = outline, False
                 counts["holes_filled"] += has_hole
@@ -134,8 +140,9 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
         is_flat = (corners[:, 2:] <= corners[:, :2]).any(1)
         if is_flat.any():
             for i in np.flatnonzero(is_flat).tolist():
-                pieces[i] = rectangles[start + i]
+                pieces[i], inset[i] = rectangles[start + i], 0
             xy, corners, moved = _normalised(pieces, limits)
+        corners[:, 2:] = np.minimum(corners[:, 2:] + inset / limits, 1)
         counts["boxes_as_segments"] += int((is_box | is_flat).sum())
         drawn = np.abs(corners * np.tile(limits, 2) - boxes[chunk]).max(1, initial=0) > _OTHER_BOX_PX
         counts["boxes_redrawn"] += int(drawn.sum())
@@ -149,15 +156,9 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
     return is_moved
 
 
-def _outline(masks: Masks, row: int, limit: np.ndarray) -> tuple[np.ndarray | None, bool]:
+def _outline(masks: Masks, row: int) -> tuple[np.ndarray | None, bool]:
     """Return the outline of an annotation in pixels, None if it has no usable mask, and whether a hole was filled."""
-    has_hole = False
-    if masks.is_rle(row):
-        if masks.size(row) != (limit[1], limit[0]):
-            return None, False
-        parts, has_hole = outlines(masks.bitmap(row))
-    else:
-        parts = masks.parts(row)
+    parts, has_hole = outlines(masks.bitmap(row)) if masks.is_rle(row) else (masks.parts(row), False)
     return (joined(parts) if parts else None), has_hole
 
 

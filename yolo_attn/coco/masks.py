@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 1e12
+from .json_entries import LARGEST
+from .plain_values import from_text, numbers, polygons, run_length_mask
+
+INSET = 1e-3  # pixels; far above what float32 loses, far below what matters
 _PAIRS = 4_000_000  # most point pairs whose distances are held at once
 
 
@@ -49,6 +52,15 @@ class Masks:
         bounds = self.part_starts[self.starts[i] : self.starts[i + 1] + 1].tolist()
         return [self.points[a:b] for a, b in itertools.pairwise(bounds)]
 
+    def pick(self, kept: Sequence[int] | np.ndarray) -> Masks:
+        """Return the masks of some annotations, in this order."""
+        parts = [self.parts(i) for i in kept]
+        sizes = [len(part) for own in parts for part in own]
+        points = np.concatenate([np.zeros((0, 2)), *(part for own in parts for part in own)])
+        rles = {new: self._rles[old] for new, old in enumerate(map(int, kept)) if old in self._rles}
+        starts = np.concatenate([[0], np.cumsum([len(own) for own in parts], dtype=np.int64)])
+        return Masks(points, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), starts, rles)
+
     def is_rle(self, i: int) -> bool:
         """Return whether annotation i has a run-length mask."""
         return i in self._rles
@@ -71,21 +83,33 @@ class MasksBuilder:
     Attributes:
         unusable: Annotations whose mask nothing could be made of.
         unusable_parts: Polygons left out of masks that have others.
+        reshaped: Masks that are one flat list or a list of points in place of a list of polygons.
     """
 
     def __init__(self) -> None:
-        self.unusable = self.unusable_parts = 0
+        self.unusable = self.unusable_parts = self.reshaped = 0
         self._numbers = array("d")
         self._part_ends = array("q")
         self._ends = array("q")
         self._rles: dict[int, tuple[int, int, str | np.ndarray]] = {}
 
-    def add(self, segmentation: Any) -> None:
-        """Take what the next annotation has; None and an empty list mean no mask."""
+    def add(self, segmentation: Any) -> bool:
+        """Take what the next annotation has; None and an empty list mean no mask.
+
+        Returns:
+            Whether it is written as text, which can mean one thing only.
+        """
+        is_text = False
+        if isinstance(segmentation, str):
+            given, segmentation = segmentation, from_text(segmentation)
+            is_text = segmentation is not given
         if isinstance(segmentation, list):
-            self._add_polygons(segmentation)
+            is_text |= self._add_polygons(segmentation)
         elif isinstance(segmentation, dict):
             rle = _checked_rle(segmentation)
+            if rle is None:
+                rle = _checked_rle(run_length_mask(segmentation))
+                is_text |= rle is not None
             if rle is None:
                 self.unusable += 1
             else:
@@ -93,25 +117,40 @@ class MasksBuilder:
         elif segmentation is not None:
             self.unusable += 1
         self._ends.append(len(self._part_ends))
+        return is_text
 
-    def _add_polygons(self, polygons: list[Any]) -> None:
-        good = 0
-        for polygon in polygons:
-            if type(polygon) is list and len(polygon) >= 6 and not len(polygon) % 2:
-                before = len(self._numbers)
-                try:
-                    self._numbers.fromlist(polygon)
-                except (TypeError, OverflowError):
-                    continue
-                if min(polygon) > -LARGEST and max(polygon) < LARGEST and math.isfinite(sum(polygon)):
-                    self._part_ends.append(len(self._numbers))
-                    good += 1
-                else:
-                    del self._numbers[before:]
+    def _add_polygons(self, given: list[Any]) -> bool:
+        """Take the polygons that make sense; return whether any is written as text."""
+        good, is_text = 0, False
+        shaped = polygons(given)
+        is_reshaped = shaped is not given and shaped != given
+        for polygon in shaped:
+            if self._add_polygon(polygon):
+                good += 1
+                continue
+            read = numbers(polygon)
+            if read is not None and read != polygon and self._add_polygon(read):
+                good, is_text = good + 1, True
         if good:
-            self.unusable_parts += len(polygons) - good
-        elif polygons:
+            self.unusable_parts += len(shaped) - good
+            self.reshaped += is_reshaped
+        elif shaped:
             self.unusable += 1
+        return is_text
+
+    def _add_polygon(self, polygon: Any) -> bool:
+        if not (type(polygon) is list and len(polygon) >= 6 and not len(polygon) % 2):
+            return False
+        before = len(self._numbers)
+        try:
+            self._numbers.fromlist(polygon)
+        except (TypeError, OverflowError):
+            return False
+        if min(polygon) > -LARGEST and max(polygon) < LARGEST and math.isfinite(sum(polygon)):
+            self._part_ends.append(len(self._numbers))
+            return True
+        del self._numbers[before:]
+        return False
 
     def build(self) -> Masks | None:
         """Return the masks; None if there is not one."""
@@ -192,18 +231,29 @@ def _nearest(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
 
 
 def outlines(bitmap: np.ndarray) -> tuple[list[np.ndarray], bool]:
-    """Return the outer outlines of the regions of a mask, in pixels, and whether a region has a hole.
+    """Return the outer outlines of the regions of a mask along the edges of its pixels, and whether one has a hole.
 
-    Regions too small to have an outline of three points are left out.
+    A pixel at x, y reaches to x + 1, y + 1, as in polygons and boxes of COCO. Right and lower edges stand ``INSET``
+    before that, so that whoever cuts the outline to whole pixels, as the host does, gets the mask and not a pixel more.
+    Pixels that touch at a corner belong together.
 
     Args:
         bitmap: ``(h, w)`` zeros and ones.
     """
     import cv2
 
-    found, tree = cv2.findContours(np.ascontiguousarray(bitmap), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
-    if tree is None:
+    whole = np.ascontiguousarray(bitmap)
+    x, y, w, h = cv2.boundingRect(whole)
+    if not w:
         return [], False
+    # OpenCV walks along the centres of pixels. Of four small ones for each, those that it meets tell the edges apart:
+    # those at odd places lie along right and lower edges.
+    fine = cv2.resize(whole[y : y + h, x : x + w], (2 * w, 2 * h), interpolation=cv2.INTER_NEAREST)
+    found, tree = cv2.findContours(fine, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     outer = tree[0, :, 3] < 0
-    parts = [c.reshape(-1, 2) for c, is_outer in zip(found, outer, strict=True) if is_outer and len(c) >= 3]
+    parts = [
+        (c[:, 0] + 1) // 2 - INSET * (c[:, 0] % 2) + (x, y)
+        for c, is_outer in zip(found, outer, strict=True)
+        if is_outer
+    ]
     return parts, not outer.all()

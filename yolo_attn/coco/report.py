@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .evaluation import MEASURES, PER_CLASS, Evaluation
+from .reasons import Reason
 
 _WHAT = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 _WIDEST_NAME = 21
@@ -64,19 +65,17 @@ def write_csv(evaluations: Evaluation | Sequence[Evaluation], path: str | Path) 
 def compare_line(
     evaluations: Evaluation | Sequence[Evaluation],
     own: Mapping[str, Mapping[str, float]],
-    changed_boxes: int = 0,
-    redrawn_boxes: int = 0,
+    reasons: Mapping[str, Sequence[Reason]] | None = None,
 ) -> str:
     """Return both mAPs side by side for each kind, and one line with the reasons that apply to these data.
 
     Args:
         evaluations: One, or one of each kind.
         own: What Ultralytics found, by kind: ``{"bbox": {"mAP50": ..., "mAP50-95": ...}}``.
-        changed_boxes: Boxes of the JSON that the labels lack or have clipped, for Ultralytics saw only those.
-        redrawn_boxes: Objects whose box in the labels is another, the one around their mask.
+        reasons: Why they differ, by kind, the largest first. What explains less than the numbers show is not named.
     """
     evaluations = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
-    lines, differ = [f"{'':>22}{'mAP50':>11}{'mAP50-95':>11}"], False
+    lines, said = [f"{'':>22}{'mAP50':>11}{'mAP50-95':>11}"], []
     for evaluation in evaluations:
         theirs, ours = own[evaluation.kind], evaluation.numbers
         what = _WHAT[evaluation.kind]
@@ -84,36 +83,24 @@ def compare_line(
         lines.append(f"{f'Ultralytics, {what}':>22}" + "".join(f"{value:>11.4f}" for value, _ in pairs))
         shown = [f"{value:.4f}" if value >= 0 else "-" for _, value in pairs]
         lines.append(f"{f'COCO, {what}':>22}" + "".join(f"{value:>11}" for value in shown))
-        differ |= any(value >= 0 and abs(value - other) >= _SHOWN_STEP for other, value in pairs)
-    if differ:
-        lines.append("They differ because " + _reasons(evaluations, changed_boxes, redrawn_boxes) + ".")
+        found = [reason for reason in (reasons or {}).get(evaluation.kind, ()) if reason.size >= _SHOWN_STEP]
+        if found and any(value >= 0 and abs(value - other) >= _SHOWN_STEP for other, value in pairs):
+            said.append(("" if len(evaluations) == 1 else f"for {what}, ") + _listed(found))
+    if said:
+        lines.append(f"They differ because COCO{', '[len(evaluations) == 1 :]}{'; '.join(said)}.")
     return "\n".join(lines)
 
 
-def _reasons(evaluations: Sequence[Evaluation], changed_boxes: int, redrawn_boxes: int) -> str:
-    crowds = max(evaluation.crowds for evaluation in evaluations)
-    reasons = [
-        "COCO reads precision in steps (Ultralytics along lines)",
-        "matches in order of score (older Ultralytics: of overlap)",
-    ]
-    if crowds:
-        reasons.append(f"takes out what falls on {crowds} crowd region{_s(crowds)}")
-    for evaluation in evaluations:
-        what = _WHAT[evaluation.kind]
-        if evaluation.cut:
-            limit = 20 if evaluation.kind == "keypoints" else 100
-            reasons.append(f"takes {limit} {what} per image and class ({evaluation.cut} left out)")
-        if evaluation.kind == "segm":
-            reasons.append("compares masks in the image's own pixels")
-        if evaluation.kind == "keypoints":
-            reasons.append("measures distances by the annotation's own area")
-        if evaluation.ignored:
-            reasons.append(f"ignores {evaluation.ignored} instance{_s(evaluation.ignored)} without a labelled keypoint")
-    if redrawn_boxes:
-        reasons.append(f"takes 'bbox' where Ultralytics takes the box around the mask ({redrawn_boxes} differ)")
-    if changed_boxes:
-        reasons.append(f"has {changed_boxes} box{'es' if changed_boxes > 1 else ''} that the labels clip or drop")
-    return f"{', '.join(reasons[:-1])} and {reasons[-1]}"
+def _listed(reasons: Sequence[Reason]) -> str:
+    *first, last = map(_with_size, reasons)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _with_size(reason: Reason) -> str:
+    if reason.sizes is None:
+        return reason.text
+    name, size = max(zip(("mAP50", "mAP50-95"), reason.sizes, strict=True), key=lambda pair: (abs(pair[1]), pair[0]))
+    return f"{reason.text} [{'about ' if reason.is_about else ''}{size:+.4f} {name}]"
 
 
 def _all(evaluation: Evaluation) -> dict[str, Any]:
@@ -123,7 +110,3 @@ def _all(evaluation: Evaluation) -> dict[str, Any]:
 
 def _clipped(name: str) -> str:
     return name if len(name) <= _WIDEST_NAME else f"{name[: _WIDEST_NAME - 3]}..."
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"

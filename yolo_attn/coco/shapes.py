@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import VARIABLE, cache_folder
+from ..cache import VARIABLE, cache_folder, make_folder
 from ..errors import DataError
 
 # Part of the folder's name: change it with the pictures.
@@ -37,8 +37,7 @@ def ensure_shapes() -> Path:
         return folder
     draft = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+        draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=make_folder()))
         write_shapes(draft)
         draft.chmod(0o755)
         draft.rename(folder)

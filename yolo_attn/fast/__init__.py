@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from ..layers._versions import count_watchers, is_compiling, is_transformed
+from ..switches import is_off
 
 # What is computed, below ``yolo_attn.layers`` -> device -> the form, below this package.
 FORMS: dict[str, dict[str, str]] = {
@@ -28,9 +30,7 @@ FORMS: dict[str, dict[str, str]] = {
     "criss_cross.CrissCross._attend": {"cpu": "cpu.criss_cross:attend"},
 }
 
-_is_on = ContextVar("fast", default=os.environ.get("YOLO_ATTN_FAST", "1").lower() not in ("0", "false", "no", "off"))
-_is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", bool)  # PyTorch 2.1 has none: False
-_watchers: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
+_is_on = ContextVar("fast", default=not is_off("YOLO_ATTN_FAST"))
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def find(name: str, args: Sequence[Any]) -> Callable[..., Any] | None:
         args: The positional arguments; the first tensor among them says where the computation runs.
     """
     forms = FORMS.get(name)
-    if forms is None or _is_compiling() or not _is_on.get():
+    if forms is None or is_compiling() or not _is_on.get():
         return None
     x = next((a for a in args if isinstance(a, Tensor)), None)
     path = None if x is None else forms.get(x.device.type)
@@ -70,9 +70,9 @@ def is_immediate(x: Tensor) -> bool:
 
     Not so while they are traced, compiled, transformed, simulated, counted, or differentiated forward.
     """
-    if type(x) not in (Tensor, nn.Parameter) or _is_compiling() or torch.jit.is_tracing() or _watchers():
+    if type(x) not in (Tensor, nn.Parameter) or is_compiling() or torch.jit.is_tracing() or count_watchers():
         return False
-    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level < 0 and not is_transformed()
 
 
 @functools.cache

@@ -12,8 +12,10 @@ from pathlib import Path
 from .. import registry
 from .._version import __version__
 from ..errors import HostError
+from ..switches import is_off
 from .joints import JOINTS, SUPPORTED, is_supported
 
+_SWITCH = "YOLO_ATTN_AUTOLOAD"
 _PROBE = (
     "import sys, ultralytics.nn.tasks as t\n"
     "m = sys.modules.get('yolo_attn.host.names')\n"
@@ -51,6 +53,7 @@ def examine(say: Callable[[str], object]) -> int:
         install.install()
         say(f"patched      {', '.join(f'{m}.{f}' for m, fs in JOINTS.items() for f in fs)}")
         say(f"layers       {', '.join(names.added())}")
+        wrong += map(str, registry.broken().values())
     except HostError as error:
         wrong.append(str(error))
     except Exception as error:  # as above: whatever the host raises is the finding
@@ -67,8 +70,8 @@ def examine(say: Callable[[str], object]) -> int:
 
 def _start_up_hook() -> tuple[str, str]:
     """Return the state of the hook in a fresh interpreter and a complaint, or two strings of which one is empty."""
-    if os.environ.get("YOLO_ATTN_AUTOLOAD") == "0":
-        return "off (YOLO_ATTN_AUTOLOAD=0): only programs that import yolo_attn know its layers", ""
+    if is_off(_SWITCH):
+        return f"off ({_SWITCH}={os.environ[_SWITCH]}): only programs that import yolo_attn know its layers", ""
     fresh = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, cwd=Path(sys.prefix))
     if fresh.returncode == 0 and fresh.stdout.strip().endswith("armed"):
         return "on: every Python of this environment knows the layers", ""

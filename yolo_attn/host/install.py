@@ -15,7 +15,7 @@ def install() -> None:
     Raises:
         HostError: If the installed Ultralytics cannot be patched safely; nothing is patched then.
     """
-    if not installed():
+    if not patch.is_sound():
         uninstall()
     try:
         for module_name in JOINTS:

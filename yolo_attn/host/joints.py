@@ -14,13 +14,16 @@ JOINTS: dict[str, dict[str, tuple[str, ...]]] = {
     "ultralytics.cfg": {"entrypoint": ("command.entrypoint_joint",)},
     "ultralytics.nn.tasks": {
         "parse_model": ("model.rows.parse_model_joint",),
-        "yaml_model_load": ("model.yamls.yaml_model_load_joint",),
+        "yaml_model_load": ("model.yamls.yaml_model_load_joint", "model.check.yaml_model_load_joint"),
         "torch_safe_load": ("model.foreign.torch_safe_load_joint",),
+        "DetectionModel.__init__": ("model.forward_errors.detection_model_joint",),
         "BaseModel.load": ("model.transfer.load_joint",),
         "BaseModel.fuse": ("model.fold.fuse_joint",),
     },
     "ultralytics.engine.trainer": {
         "BaseTrainer._do_train": ("run.ranks.do_train_joint", "run.guard.do_train_joint"),
+        "BaseTrainer._setup_train": ("run.freeze.setup_train_joint",),
+        "BaseTrainer.setup_model": ("run.freeze.setup_model_joint",),
         "BaseTrainer.get_dataset": ("data.builders.get_dataset_joint",),
         "BaseTrainer.save_model": ("run.guard.save_model_joint",),
         "BaseTrainer.final_eval": ("run.guard.final_eval_joint",),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,16 +21,18 @@ from .joints import JOINTS
 
 Function = Callable[..., Any]
 _TASKS = "ultralytics.nn.tasks"
+_MARK = "_yolo_attn_joint"  # on what we put into the host: itself, for wrappers copy attributes, and what stood there
 
 
 @dataclass
 class _Patch:
-    """One replaced function; ``owner`` is the class of a method."""
+    """One replaced function; ``owner`` is the class of a method, ``there`` what stood in the place of the original."""
 
     name: str
     owner: type | None
     original: Function
     replacement: Function
+    there: Function
 
 
 _patches: dict[str, list[_Patch]] = {}
@@ -55,10 +58,16 @@ def apply(module_name: str, strict: bool = True) -> None:
         for name, joints in JOINTS[module_name].items():
             *owner, function = name.split(".")
             cls = getattr(module, owner[0], None) if owner else None
-            original = vars(cls or module).get(function)
-            if original is None or (owner and cls is None):
+            there = vars(cls or module).get(function)
+            if there is None or (owner and cls is None):
                 raise HostError(f"{module_name} has no {name!r}: {_host_version()} is not a version we know")
-            found.append(_Patch(function, cls, original, _joined(original, joints)))
+            original = _original(there)
+            try:
+                replacement = _joined(original, joints)
+            except HostError as problem:
+                raise _foreign(module_name, name, original) or problem from problem
+            setattr(replacement, _MARK, (replacement, original))
+            found.append(_Patch(function, cls, original, replacement, there))
         if module_name == _TASKS:
             names.check(module)
     except HostError as problem:
@@ -73,14 +82,14 @@ def apply(module_name: str, strict: bool = True) -> None:
             "yaml_model_load": _joint("model.yamls.yaml_model_load_joint"),
         }
         originals = {name: vars(module)[name] for name in fallback if name in vars(module)}
-        found = [_Patch(name, None, original, fallback[name](original)) for name, original in originals.items()]
+        found = [_Patch(name, None, it, fallback[name](it), it) for name, it in originals.items()]
     else:
         problems.pop(module_name, None)
         if module_name == _TASKS:
             registry.observe(_sync_names)
     _patches[module_name] = found
     for patch in found:
-        _replace(patch, patch.original, patch.replacement)
+        _replace(patch, patch.there, patch.replacement)
     _sync_names()
 
 
@@ -95,11 +104,17 @@ def take_out() -> None:
 
 
 def is_in_place(module_name: str) -> bool:
-    """Return whether a module is patched as it is now; one that was imported anew is not."""
+    """Return whether a module is patched as it is now, be it inside a wrapper; one that was imported anew is not."""
     module = sys.modules.get(module_name)
     return module_name in _patches and all(
-        vars(patch.owner or module).get(patch.name) is patch.replacement for patch in _patches[module_name]
+        any(layer is patch.replacement for layer in _unwrapped(vars(patch.owner or module).get(patch.name)))
+        for patch in _patches[module_name]
     )
+
+
+def is_sound() -> bool:
+    """Return whether the modules that are patched are so still, without a problem."""
+    return all(map(is_in_place, _patches)) and not problems
 
 
 def _joined(original: Function, joints: tuple[str, ...]) -> Function:
@@ -111,6 +126,33 @@ def _joined(original: Function, joints: tuple[str, ...]) -> Function:
 def _joint(path: str) -> Function:
     module, _, function = path.rpartition(".")
     return getattr(importlib.import_module(f".{module}", __package__), function)
+
+
+def _original(there: Any) -> Any:
+    """Return what we replaced if ``there`` is ours, put there before our package was imported anew, else ``there``."""
+    replacement, original = getattr(there, _MARK, (None, None))
+    return original if replacement is there else there
+
+
+def _unwrapped(function: Any) -> Iterator[Any]:
+    """Yield a function and what it wraps, as ``functools.wraps`` notes it."""
+    while function is not None:
+        yield function
+        function = getattr(function, "__wrapped__", None)
+
+
+def _foreign(module_name: str, name: str, function: Any) -> HostError | None:
+    """Return an error that says whose a function of the host is, if it is not the host's own."""
+    code = getattr(function, "__code__", None)
+    here = Path(sys.modules["ultralytics"].__file__ or "").parent
+    if code is not None and here in Path(code.co_filename).parents:
+        return None
+    owner = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
+    where = f"{code.co_filename}, line {code.co_firstlineno}" if code is not None else repr(function)
+    return HostError(
+        f"{module_name}.{name} is not Ultralytics' own: module {owner!r} replaced it ({where}). yolo-attn adds its "
+        f"rows to the original: turn that module off, or import yolo_attn and {module_name} before it"
+    )
 
 
 def _host_version() -> str:
@@ -126,7 +168,7 @@ def _replace(patch: _Patch, old: Function, new: Function) -> None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "ultralytics" and isinstance(module, ModuleType):
             namespace = vars(module)
-            for key in [k for k, v in namespace.items() if v is old]:
+            for key in [k for k, v in list(namespace.items()) if v is old]:
                 namespace[key] = new
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._fast import may_be_fast
+from ._versions import is_attention_unbatchable, plain_attention
 
 
 @may_be_fast
@@ -24,7 +25,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     Shape:
         ``(B, heads, N, d), (B, heads, M, d), (B, heads, M, e) -> (B, heads, N, e)``; O(N M) time, O(N + M) memory.
     """
+    if torch.onnx.is_in_onnx_export():  # the operator's own form needs opset 14
+        logits = (q * scale) @ k.transpose(-2, -1)
+        return (logits if mask is None else logits + mask).softmax(-1) @ v
     width = v.shape[-1]
+    if is_attention_unbatchable():
+        with plain_attention():
+            return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
     if torch.jit.is_tracing() or q.shape[-1] == width:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
     # The kernels that hold no weights want one width.

@@ -12,7 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from . import _checks as check
 from ._precision import no_autocast
+from ._recording import is_recorded
 from ._sample_points import sample
+from ._versions import is_transformed
 
 
 def choose_term(no_off: bool, use_pe: bool, dwc_pe: bool, fixed_pe: bool, log_cpb: bool) -> str:
@@ -65,7 +67,7 @@ def ask_network(network: nn.Module, distances: Tensor) -> Tensor:
     ``(B groups, N, S, 2) -> (B groups, heads / groups, N, S)``
     """
     logs = torch.sign(distances) * torch.log2(1 + (4 * distances).abs()) / 3
-    dtype = next((parameter.dtype for parameter in network.parameters()), logs.dtype)
+    (dtype, *_) = [*(parameter.dtype for parameter in network.parameters()), logs.dtype]
     return rearrange(network(logs.to(dtype)), "n q s heads -> n heads q s")
 
 
@@ -89,9 +91,8 @@ def in_parts(
     It holds ``numbers`` for a query and may hold ``limit``, but at least those of one: ``(B, heads, N, d), (N, 2) ->
     (B, heads, N, d)``. A recorded graph has to serve other sizes, and ``torch.func`` computes nothing twice: all then.
     """
-    recorded = torch.jit.is_tracing() or getattr(torch.compiler, "is_compiling", bool)()  # PyTorch 2.1 has none
     part = max(1, limit // max(1, numbers))
-    if recorded or torch._C._are_functorch_transforms_active() or part >= queries.shape[0]:
+    if is_recorded() or is_transformed() or part >= queries.shape[0]:
         return function(q, queries)
     parts = zip(q.split(part, 2), queries.split(part), strict=True)
     return torch.cat([checkpoint(function, *each, use_reentrant=False) for each in parts], 2)

@@ -10,6 +10,8 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._recording import is_recorded
+
 MODES = ("identity", "avgpool", "maxpool", "ada_avgpool", "ada_maxpool", "conv", "fracpool")
 
 
@@ -21,9 +23,9 @@ def split_windows(x: Tensor, n_win: int, auto_pad: bool, mask_pad: bool) -> tupl
     h, w = x.shape[2:]
     if not auto_pad and (h % n_win or w % n_win):
         raise ValueError(f"map {h}x{w} is not divisible by n_win={n_win}; auto_pad=True pads it")
-    bottom, right = -h % n_win, -w % n_win
-    # A trace has to hold the padding even where its own example needs none.
-    pad = auto_pad and bool(torch.jit.is_tracing() or bottom or right)
+    bottom, right = (n_win * ((n + n_win - 1) // n_win) - n for n in (h, w))
+    # A recorded graph has to hold the padding even where its own example needs none.
+    pad = auto_pad and (is_recorded() or bool(bottom or right))
     if pad:
         x = F.pad(x, (0, right, 0, bottom))
     windows = rearrange(x, "b c (j h) (i w) -> b (j i) h w c", j=n_win, i=n_win)

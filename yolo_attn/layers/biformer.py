@@ -157,7 +157,7 @@ class BiFormer(nn.Module):
             q, k = window_means(q, real), window_means(k, real)  # (B, p^2, Q)
             if self.param_routing:
                 emb = self.router["emb"]
-                dtype = next((parameter.dtype for parameter in emb.parameters()), q.dtype)
+                (dtype, *_) = [*(parameter.dtype for parameter in emb.parameters()), q.dtype]
                 q, k = (emb(mean.to(dtype)).to(mean.dtype) for mean in (q, k))
             logits = (q * self.scale) @ k.transpose(1, 2)  # (B, p^2, p^2)
             if real is not None:

@@ -20,6 +20,7 @@ from . import _checks as check
 from ._attention import attend
 from ._depthwise import depthwise
 from ._layout import like
+from ._recording import at_least
 
 
 class CloAttention(nn.Module):
@@ -37,7 +38,7 @@ class CloAttention(nn.Module):
             ``num_heads``. A branch without heads has no parameters.
         kernel_sizes: Kernel of each local branch in pixels, odd; one entry fewer than ``group_split``, may be empty.
         window_size: Side of the squares that are averaged to one global token, in pixels, at least 1; never larger
-            than the map. An exported graph keeps the size that its example allowed.
+            than the map.
         attn_drop: Dropout of the local gates and global attention weights, in [0, 1).
         proj_drop: Dropout of the output, in [0, 1).
         qkv_bias: Give the query, key, value and output maps a bias. The loss does not depend on the global keys' part.
@@ -87,20 +88,22 @@ class CloAttention(nn.Module):
         self.qkv_bias = check.flag("qkv_bias", qkv_bias)
         self.pool = check.choice("pool", pool, ("floor", "ceil"))
         self.scale = (channels // num_heads) ** -0.5
-        c, head, bias = channels, channels // num_heads, qkv_bias
-        self.qkvs, self.convs, self.act_blocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        c, head, bias = channels, channels // num_heads, self.qkv_bias
+        qkvs, convs, act_blocks = [], [], []
         for heads, kernel in zip(self.group_split, self.kernel_sizes, strict=False):
             if not heads:
                 continue
             width = heads * head
-            self.qkvs.append(nn.Conv2d(c, 3 * width, 1, bias=bias))
-            self.convs.append(nn.Conv2d(3 * width, 3 * width, kernel, padding=kernel // 2, groups=3 * width))
+            qkvs.append(nn.Conv2d(c, 3 * width, 1, bias=bias))
+            convs.append(nn.Conv2d(3 * width, 3 * width, kernel, padding=kernel // 2, groups=3 * width))
             act = nn.Sequential(nn.Conv2d(width, width, 1), nn.SiLU(), nn.Conv2d(width, width, 1))
-            self.act_blocks.append(nn.ModuleDict({"act_block": act}))
+            act_blocks.append(nn.ModuleDict({"act_block": act}))
+        # An optimiser's state goes by the order of the parameters, which is that of the official class.
         self.global_width = self.group_split[-1] * head
         if self.global_width:
             self.global_q = nn.Conv2d(c, self.global_width, 1, bias=bias)
             self.global_kv = nn.Conv2d(c, 2 * self.global_width, 1, bias=bias)
+        self.convs, self.act_blocks, self.qkvs = map(nn.ModuleList, (convs, act_blocks, qkvs))
         self.proj = nn.Conv2d(c, c, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,10 +129,15 @@ class CloAttention(nn.Module):
         return rearrange(y, "b heads (h w) d -> b (heads d) h w", h=x.shape[2])
 
     def _pool(self, x: Tensor) -> Tensor:
-        if self.window_size == 1:
+        """Average squares; a trace pads a map that is smaller than one and makes up for the zeros."""
+        side, (h, w), ceil = self.window_size, x.shape[2:], self.pool == "ceil"
+        if side == 1:
             return x
-        window = [min(self.window_size, int(n)) for n in x.shape[2:]]
-        return F.avg_pool2d(x, window, ceil_mode=self.pool == "ceil", count_include_pad=False)
+        if not torch.jit.is_tracing():
+            return F.avg_pool2d(x, (min(side, h), min(side, w)), ceil_mode=ceil, count_include_pad=False)
+        padded_h, padded_w = at_least(h, side), at_least(w, side)
+        x = F.pad(x, (0, padded_w - w, 0, padded_h - h))
+        return F.avg_pool2d(x, side, ceil_mode=ceil, count_include_pad=False) * (padded_h * padded_w / (h * w))
 
     extra_repr = check.arguments
 

@@ -10,7 +10,7 @@ group norm, batch norm and swish, and a two-way softmax that blends static and d
 from __future__ import annotations
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,7 +73,7 @@ class CoT(nn.Module):
         logits = self._mean_logits(last, hidden)  # (B, C, H, W)
         # A weight is about 1 / N: float32 keeps it and its product with the values.
         weights = logits.flatten(2).softmax(2, dtype=torch.promote_types(logits.dtype, torch.float32))
-        return (keys + weights.view_as(values) * values).to(x.dtype)
+        return (keys + rearrange(weights, "b c (h w) -> b c h w", h=x.shape[2]) * values).to(x.dtype)
 
     def _mean_logits(self, last: nn.Module, hidden: Tensor) -> Tensor:
         """Return the mean of the k * k logits of each channel."""

@@ -19,13 +19,14 @@ DEPTH = 6  # runs/detect/<project>/<name> and some folders around it
 GAP = "  "
 _LEAST = 8  # width of a column of words that is not cut further
 LEGEND = "COCO, Ultral.: mAP50-95 in % by either; img/s: training; GiB: peak memory of the GPU, else of the process"
+MARK, MARKED = "! ", "!: run.json says what is wrong with its wiring"
 
 Row = dict[str, Any]
 # Head of the column, how to read it from a run, and whether it is a number.
 COLUMNS: tuple[tuple[str, Callable[[Row], str], bool], ...] = (
     ("run", lambda run: run["run"], False),
     ("model", lambda run: _stem(run["model"]["file"]), False),
-    ("layers", lambda run: layers(run["model"]["layers"]), False),
+    ("layers", lambda run: (MARK if _is_warned(run) else "") + layers(run["model"]["layers"]), False),
     ("data", lambda run: _stem(run["data"]["file"]), False),
     ("epochs", lambda run: f"{len(run['epochs'])}/{run['settings']['epochs']}", True),
     ("COCO", lambda run: _percent(coco_ap(run)), True),
@@ -100,7 +101,8 @@ def text(runs: Sequence[Row], width: int) -> str:
         ).rstrip()
         for row in zip(*table, strict=True)
     ]
-    return "\n".join([*textwrap.wrap("; ".join(above), width), *lines, *textwrap.wrap(LEGEND, width)])
+    legend = [LEGEND, *([MARKED] if any(map(_is_warned, runs)) else [])]
+    return "\n".join([*textwrap.wrap("; ".join(above), width), *lines, *textwrap.wrap("; ".join(legend), width)])
 
 
 def markdown(runs: Sequence[Row]) -> str:
@@ -139,7 +141,7 @@ def check_absent(files: Iterable[Path]) -> None:
         DataError: If one of them is there.
     """
     for file in files:
-        if file.exists():
+        if os.path.lexists(file):
             raise DataError(f"{file} is there already; name another file or add --force")
 
 
@@ -189,6 +191,10 @@ def peak_memory(run: Row) -> float | None:
     memory = run["memory"]
     peak = memory.get("cuda_reserved") or memory.get("process")
     return None if peak is None else peak / 2**30
+
+
+def _is_warned(run: Row) -> bool:
+    return bool(run["model"].get("warnings"))
 
 
 def _files(folder: Path) -> Iterable[Path]:

@@ -175,7 +175,12 @@ def test_keypoints_without_visibility_are_written_as_triples(monkeypatch) -> Non
         row = {"image_id": "", "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5, "keypoints": written}
         monkeypatch.setattr(PoseValidator, "pred_to_json", lambda self, *_, row=row: self.jdict.append(dict(row)))
         dataset = SimpleNamespace(image_ids={"a/b.png": (7,)})
-        validator.jdict, validator._foreign, validator.data = [], 0, {"kpt_shape": [3, number]}
+        validator.jdict, validator._raw_boxes, validator._foreign, validator.data = (
+            [],
+            [],
+            0,
+            {"kpt_shape": [3, number]},
+        )
         validator.dataloader = SimpleNamespace(dataset=dataset)
         validator.pred_to_json(None, "a/b.png")
         (made,) = validator.jdict

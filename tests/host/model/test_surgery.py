@@ -13,7 +13,7 @@ import yaml
 import yolo_attn
 from yolo_attn import registry
 from yolo_attn.errors import RowError
-from yolo_attn.graft import find_rows, graft, remove, strides
+from yolo_attn.graft import find_rows, graft, remove, split_name, strides
 from yolo_attn.host.model import yamls
 from yolo_attn.layers.gated import Gated
 
@@ -112,7 +112,7 @@ def test_a_level_the_model_has_not_is_named() -> None:
 
 def test_drop_ins_and_names_agree() -> None:
     for name in yamls.model_names():
-        base, layer, place = next(iter(yamls.split_name(Path(name).stem)))
+        base, layer, place = next(iter(split_name(Path(name).stem)))
         model = graft(yamls.base_model(f"{base}.yaml"), layer, place)
         assert rows_of(name) == [*model["backbone"], *model["head"]]
 

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from yolo_attn.errors import DataError, HostError
 from yolo_attn.host.run import checkpoints
 from yolo_attn.host.run.checkpoints import DRAFTS
+from yolo_attn.host.run.record import RunRecord
 
 
 @pytest.fixture
@@ -43,13 +45,18 @@ def test_a_writer_that_fails_leaves_the_old_files(trainer, tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_stripping_replaces_at_once_or_waits(tmp_path: Path) -> None:
+def test_stripping_replaces_at_once_or_waits(tmp_path: Path, monkeypatch) -> None:
+    from ultralytics.utils import LOGGER
+
+    said: list[str] = []
+    monkeypatch.setattr(LOGGER, "handle", lambda record: LOGGER.filter(record) and said.append(record.getMessage()))
     file = tmp_path / "best.pt"
     torch.save({"model": 1}, file)
 
     def host(f, s, updates):
-        assert str(s) == str(f) and torch.load(f) == {"model": 1}
+        assert isinstance(s, (str, Path)) and torch.load(f) == {"model": 1}  # what every torch.save takes for a path
         torch.save({"model": 2, **updates}, s)
+        LOGGER.info(f"Optimizer stripped from {f}, saved as {s}")
         assert torch.load(f) == {"model": 1}
         return {"model": 2}
 
@@ -60,6 +67,18 @@ def test_stripping_replaces_at_once_or_waits(tmp_path: Path) -> None:
     torch.save({"model": 1}, file)
     checkpoints.strip(host, file, {}, hold=False)
     assert torch.load(file) == {"model": 2} and not (tmp_path / DRAFTS).exists()
+    assert said == [f"Optimizer stripped from {file}, saved as {file}"] * 2
+
+
+def test_a_link_in_place_of_the_drafts_is_not_followed(trainer, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "last.pt").write_bytes(b"theirs")
+    (tmp_path / DRAFTS).symlink_to(theirs)
+    with pytest.raises(HostError, match="is a link"), checkpoints.redirected(trainer):
+        trainer.last.write_bytes(b"new")
+    checkpoints.sweep(tmp_path)
+    assert [file.read_bytes() for file in theirs.iterdir()] == [b"theirs"] and (tmp_path / DRAFTS).is_symlink()
 
 
 def test_a_checkpoint_that_the_host_skips_stays(tmp_path: Path) -> None:
@@ -104,3 +123,15 @@ def test_rows_of_a_resumed_run_have_each_epoch_once(tmp_path: Path, rows: str, k
 def test_without_rows_every_epoch_is_missing(tmp_path: Path) -> None:
     assert checkpoints.trim_rows(tmp_path / "results.csv", 2) == [1, 2]
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("theirs", ["mine", '{"mine": 1}', "[]", "link"])
+def test_somebody_elses_run_json_is_never_overwritten(theirs: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    if theirs == "link":
+        (tmp_path / "other.json").write_text('{"schema": 1, "state": "finished", "epochs": []}')
+        file.symlink_to(tmp_path / "other.json")
+    else:
+        file.write_text(theirs)
+    with pytest.raises(DataError, match="is no record of yolo-attn and stays as it is"):
+        RunRecord(SimpleNamespace(save_dir=tmp_path), torch.nn.Identity())

@@ -41,7 +41,9 @@ def test_it_trains_as_it_says_and_leaves_an_earlier_run_alone(run, tmp_path: Pat
         assert used[key] == yaml.safe_load(value) or key in ("data", "name"), key
     drawn = np.asarray(Image.open(folder / demo.PICTURE)).astype(int)
     assert drawn.shape == (976, 1304, 3)
-    images = sorted((Path(host_settings["YOLO_ATTN_CACHE"]) / f"shapes-v{shapes.VERSION}/images/val").iterdir())
+    images = sorted(
+        (Path(host_settings["YOLO_ATTN_CACHE"]) / f"yolo-attn/shapes-v{shapes.VERSION}/images/val").iterdir()
+    )
     for number, (y, x) in enumerate([(0, 0), (0, 328)]):
         truth = np.asarray(Image.open(images[number])).astype(int)
         tile = drawn[y : y + truth.shape[0], x : x + truth.shape[1]]

@@ -16,7 +16,7 @@ from PIL import Image
 import yolo_attn
 from yolo_attn.graft import graft_all
 from yolo_attn.host.model.ours import describe_layers
-from yolo_attn.host.run import events, record
+from yolo_attn.host.run import checkpoints, events, record
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
 detect = pytest.importorskip("ultralytics.models.yolo.detect")
@@ -285,8 +285,8 @@ def test_a_resumed_run_goes_on_with_its_record(train: Train, tmp_path: Path) -> 
             # As if killed between the row of the second epoch and its checkpoint.
             with trainer.csv.open("a") as file:
                 file.write("2," + ",".join("9" for _ in trainer.csv.read_text().splitlines()[0].split(",")[1:]) + "\n3")
-            (trainer.wdir / ".unfinished").mkdir()
-            (trainer.wdir / ".unfinished" / "epoch7.pt").write_bytes(b"half")
+            (trainer.wdir / checkpoints.DRAFTS).mkdir()
+            (trainer.wdir / checkpoints.DRAFTS / "epoch7.pt").write_bytes(b"half")
             lost = read(tmp_path)
             lost["epochs"].append(lost["epochs"][0] | {"epoch": 2, "fitness": 2.0})
             lost["problems"] = [{"epoch": 1, "what": "kept"}, {"epoch": 2, "what": "lost"}]

@@ -88,7 +88,7 @@ def test_sizes_change_and_images_are_cached(train, tmp_path: Path) -> None:
     assert trainer.train_loader.dataset.ims[0] is not None
     before = set((tmp_path / "data").rglob("*"))
     train(epochs=1, cache="disk")
-    assert len(list((tmp_path / "cache/images").glob("*.npy"))) == 32
+    assert len(list((tmp_path / "cache/yolo-attn/images").glob("*.npy"))) == 32
     assert set((tmp_path / "data").rglob("*")) == before
 
 

@@ -15,8 +15,9 @@ from torch.autograd import Function
 from torch.func import functional_call
 
 from ...layers._parts import is_bare
+from ...layers._versions import autocast_dtype
 from .. import plain
-from .precision import FULL, autocast_dtype, without_autocast
+from .precision import FULL, without_autocast
 
 
 def attend(layer: nn.Module, x: Tensor) -> Any:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ...layers._layout import like
 from ...layers._parts import is_bare
-from .precision import autocast_dtype, without_autocast
+from ...layers._versions import autocast_dtype
+from .precision import without_autocast
 
 # The widest kernel whose weight gradient the backend computes in its fast loop; the height does not matter.
 FAST_WIDTH = 3

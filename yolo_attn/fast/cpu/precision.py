@@ -11,14 +11,6 @@ import torch
 FULL = (torch.float32, torch.float64)
 
 
-def autocast_dtype() -> torch.dtype | None:
-    """Return what autocast computes products in on the CPU, or None if it is off."""
-    try:
-        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-    except (AttributeError, TypeError):  # before PyTorch 2.4
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-
-
 def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap the backward pass of a function: its operations on kept tensors must not be cast if autocast is on."""
 

@@ -23,7 +23,13 @@ def get_dataset_joint(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_dataset(self: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(self.args, "task", None) == "pose":
             check_keypoints(find_data(self.args.data))
-        return original(self, *args, **kwargs)
+        found = original(self, *args, **kwargs)
+        data = found if isinstance(found, dict) else getattr(self, "data", None)
+        absent = data.get("absent", {}) if isinstance(data, dict) else {}
+        for split in ("train", "val"):
+            if split in absent:
+                raise DataError(absent[split])
+        return found
 
     return get_dataset
 

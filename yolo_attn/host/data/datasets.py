@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,42 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.rtdetr.val import RTDETRDataset
 from ultralytics.utils import LOCAL_RANK, LOGGER
 
-from ...cache import VARIABLE, cache_folder
+from ...cache import VARIABLE, cache_folder, make_folder
 from ...coco.index import Id, load_index
+from ...coco.label_cache import read_header
+from ...coco.plain_values import same_ids
+from ...coco.splits import same_json
 from ...errors import DataError
 
-_CHANGED = ("clipped", "degenerate", "duplicate_boxes", "without_keypoints")
+_CHANGED = ("clipped", "degenerate", "duplicate_boxes", "without_keypoints", "boxes_redrawn")
 # Counts that mean that something is wrong with the files, not only with a box.
 _SUSPICIOUS = (
     "missing_images", "unreadable_images", "cut_images", "size_differs", "unknown_image", "unknown_category",
+    "numbers_as_text", "ids_of_other_type", "read_names",
 )  # fmt: skip
+
+
+# Counts that images of other splits in the same JSON add to.
+_OF_OTHERS = ("missing_images",)
+
+
+def split_of(data: Mapping[str, Any], path: str | Path) -> str:
+    """Return the split of a description that the host means by a path.
+
+    Raises:
+        DataError: If it is none of them, its files are not there, or the path may mean splits with other images.
+    """
+    coco, absent = data["coco"], data.get("absent", {})
+    file = data.get("yaml_file", "the data")
+    exact = [split for split in (*coco, *absent) if data.get(split) == path]
+    found = exact or [split for split in coco if coco[split]["json"] == os.path.normpath(path)]
+    if not found:
+        raise DataError(f"{path} is none of the splits of {file}")
+    if found[0] in absent:
+        raise DataError(absent[found[0]])
+    if len({tuple(coco[split]["images"]) for split in found}) > 1:
+        raise DataError(f"{file}: {path} may mean {' or '.join(found)}, which have other images; give data[split]")
+    return found[0]
 
 
 class COCOLabels:
@@ -32,15 +60,18 @@ class COCOLabels:
         image_ids: Path of an image -> its ids in the JSON.
         true_sizes: Path of an image -> its height and width as it is decoded.
         json_file: The JSON file.
-        changed_boxes: Boxes of the JSON that the labels lack or have clipped, crowd regions not counted.
-        redrawn_boxes: Objects of a segment run whose box in the JSON is not the one around their mask.
+        changed_boxes: Boxes of the JSON that the labels lack, clip or redraw, crowd regions not counted.
+        category_ids: Category id of each class as this JSON has it.
+        objects: Of a dataset to validate on, place of the image, class, and box (x, y, width, height in pixels) of
+            each object, as the labels have it; the host writes to the labels themselves.
     """
 
     image_ids: dict[str, tuple[Id, ...]]
     true_sizes: dict[str, tuple[int, int]]
     json_file: str
     changed_boxes: int
-    redrawn_boxes: int
+    category_ids: tuple[Id, ...]
+    objects: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     # The host's own attributes.
     augment: bool
     cache: Any
@@ -53,22 +84,29 @@ class COCOLabels:
 
     def get_img_files(self, img_path: str | list[str]) -> list[str]:
         """Return the images that the JSON lists and that can be read, in the host's order, cut to ``fraction``."""
-        json_path = img_path[0] if isinstance(img_path, list) else img_path
-        split = next((s for s in self.data["coco"].values() if s["json"] == json_path), None)
-        if split is None:
-            raise DataError(f"{json_path} is none of the splits of {self.data.get('yaml_file', 'the data')}")
+        name = split_of(self.data, img_path[0] if isinstance(img_path, list) else img_path)
+        split = self.data["coco"][name]
+        json_path, others = split["json"], same_json(self.data["coco"], name)
         names = [self.data["names"].get(i, "") for i in range(len(self.data["category_ids"]))]
         categories = list(zip(self.data["category_ids"], names, strict=True))
         self.json_file = json_path
         task = "segment" if self.use_segments else "pose" if self.use_keypoints else "detect"
         self._index = load_index(json_path, split["images"], categories, task)
         self.changed_boxes = sum(self._index.counts.get(name, 0) for name in _CHANGED)
-        self.redrawn_boxes = self._index.counts.get("boxes_redrawn", 0)
+        own = [id_ for id_, _ in read_header(json_path, require_annotations=False).categories]
+        of_class = {place: id_ for id_, place in same_ids(own, self.data["category_ids"]).items()}
+        self.category_ids = tuple(of_class.get(i, id_) for i, id_ in enumerate(self.data["category_ids"]))
         if LOCAL_RANK in {-1, 0}:
-            say = LOGGER.warning if any(self._index.counts.get(name) for name in _SUSPICIOUS) else LOGGER.info
-            say(f"{self.prefix}{self._index.summary()}")
+            counts = {key: self._index.counts.get(key) for key in _SUSPICIOUS if not (others and key in _OF_OTHERS)}
+            say = LOGGER.warning if any(counts.values()) else LOGGER.info
+            say(f"{self.prefix}{self._index.summary(others)}")
             for note in self.data.get("notes", ()):
                 LOGGER.info(f"{self.prefix}{note}")
+            for warning in self._index.warnings():
+                LOGGER.warning(f"{self.prefix}{warning}")
+            # One description serves the datasets of all splits; what concerns several of them is said once.
+            for warning in self.data.pop("warnings", ()):
+                LOGGER.warning(f"{self.data.get('yaml_file', 'the data')}: {warning}")
         if self.augment and not self._index.counts["boxes"]:
             raise DataError(f"{json_path}: none of its 'annotations' can be trained on; {self._index.summary()}")
         files = sorted(self._index.files)
@@ -117,6 +155,13 @@ class COCOLabels:
                     "bbox_format": "xywh",
                 }
             )
+        if not self.augment and self.changed_boxes:
+            own = [np.arange(starts[i], starts[i + 1]) for i in order]
+            picked = np.concatenate([np.zeros(0, np.int64), *own])
+            place = np.repeat(np.arange(len(order)), [len(rows_of_image) for rows_of_image in own])
+            centred = index.bboxes[picked] * np.tile(index.sizes[order][place][:, ::-1], 2).astype(np.float64)
+            corner = centred[:, :2] - centred[:, 2:] / 2
+            self.objects = place, index.cls[picked], np.concatenate([corner, centred[:, 2:]], axis=1)
         self._pixels = sum(h * w for h, w in (label["shape"] for label in labels))
         return labels
 
@@ -134,7 +179,7 @@ class COCOLabels:
         folder = cache_folder() / "images"
         needed = self._pixels * getattr(self, "channels", 3) * (1 + safety_margin)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder("images")
             free = shutil.disk_usage(folder).free + sum(f.stat().st_size for f in self.npy_files if f.exists())
             problem = f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free" if needed > free else ""
         except OSError as error:

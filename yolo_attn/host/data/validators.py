@@ -7,17 +7,20 @@ command, Python, scripts, multi-GPU workers and the user's own subclasses all re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ultralytics.utils import LOGGER, RANK
 
 from ...coco.classes import ClassMap, match_classes
-from ...coco.coco_json import read_coco_json
+from ...coco.coco_json import CocoJson, read_coco_json
 from ...coco.evaluation import Evaluation, evaluate
+from ...coco.reasons import Case, Reason, find_reasons
 from ...coco.report import compare_line, per_class_table, render, write_csv
+from .raw_boxes import if_other, unclipped
 
 REPORT = "coco_metrics.json"
 PER_CLASS = "coco_per_class.csv"
@@ -61,6 +64,7 @@ class Official:
 
     coco_stats: dict[str, dict[str, float]] | None = None
     is_judged: bool = True
+    _unclipped: Sequence[Sequence[float]] = ()
     # The host's own attributes.
     args: Any
     class_map: list[Any]
@@ -78,6 +82,7 @@ class Official:
     def begin(self, original: Callable[..., None], model: Any) -> None:
         """Prepare a validation run; see the function of this name."""
         self.coco_stats = None
+        self._raw_boxes: list[list[float] | None] = []
         self._classes = self._match(model.names)
         # With this on, the host builds ground truth of its own, without crowd regions and areas.
         self.args.save_json = False
@@ -95,6 +100,15 @@ class Official:
             batch["cls"] = torch.tensor(self._classes.of_data, device=cls.device, dtype=cls.dtype)[cls.long()]
         return batch
 
+    def scale_preds(self, predn: dict[str, Any], pbatch: dict[str, Any]) -> dict[str, Any]:
+        """Scale predictions to the original image as the host does, and keep what it clips off their boxes.
+
+        Older hosts have no such method: they clip before they compare, and their mAP is that of clipped boxes.
+        """
+        scaled = super().scale_preds(predn, pbatch)  # type: ignore[misc]
+        self._unclipped = unclipped(predn["bboxes"], scaled["bboxes"], pbatch["ori_shape"], pbatch["ratio_pad"])
+        return scaled
+
     def pred_to_json(self, predn: Any, target: Any, *rest: Any) -> None:
         """Append what the host writes of one image, with the JSON's ids, once for each id it gives the image.
 
@@ -108,14 +122,19 @@ class Official:
         rows = self.jdict[start:]
         del self.jdict[start:]
         file = target["im_file"] if isinstance(target, dict) else target
+        raw, self._unclipped = self._unclipped, ()
+        boxes: list[list[float] | None] = [None] * len(rows)
+        if len(raw) == len(rows):
+            boxes = [if_other(box, row["bbox"]) for box, row in zip(raw, rows, strict=True)]
         for row in rows:
             row["file_name"] = Path(file).name
             if "keypoints" in row and self.data["kpt_shape"][1] == 2:
                 row["keypoints"] = _with_visibility(row["keypoints"])
-        known = [row for row in rows if row["category_id"] is not None]
-        self._foreign += len(rows) - len(known)
+        kept = [i for i, row in enumerate(rows) if row["category_id"] is not None]
+        self._foreign += len(rows) - len(kept)
         for image_id in self.dataloader.dataset.image_ids[file]:
-            self.jdict.extend({**row, "image_id": image_id} for row in known)
+            self.jdict.extend({**rows[i], "image_id": image_id} for i in kept)
+            self._raw_boxes.extend(boxes[i] for i in kept)
 
     def print_results(self) -> None:
         """Print the host's table; without any prediction do the last step too, which the host then skips."""
@@ -143,21 +162,24 @@ class Official:
         }
         if len(coco.boxes):
             classes = self.args.classes
-            ids = self.data["category_ids"]
+            ids = dataset.category_ids
             chosen = ids if classes is None else [ids[c] for c in _as_list(classes)]
             sizes = {id_: dataset.true_sizes[file] for file in dataset.im_files for id_ in dataset.image_ids[file]}
             sigmas = self.data.get("kpt_oks_sigmas")
             use_categories = not self.args.single_cls
-            evaluations = [
-                evaluate(coco, self.jdict, image_ids, chosen, use_categories, kind, sizes, sigmas) for kind in own
-            ]
+            options = {"category_ids": chosen, "use_categories": use_categories, "sizes": sizes, "sigmas": sigmas}
+            evaluations = [evaluate(coco, self.jdict, image_ids, kind=kind, **options) for kind in own]
+            reasons = {
+                e.kind: self._reasons(coco, image_ids, e, {**options, "kind": e.kind}, report["ultralytics"][e.kind])
+                for e in evaluations
+            }
             self.coco_stats = {evaluation.kind: evaluation.numbers for evaluation in evaluations}
             stats.update({key: self.coco_stats["bbox"][name] for key, name in _AREA_KEYS.items() if key in stats})
             csv = self.save_dir / PER_CLASS
             write_csv(evaluations, csv)
             said = [*report["notes"], *(note for evaluation in evaluations for note in evaluation.notes)]
             report |= {"coco": self.coco_stats, "per_class": str(csv.absolute()), "notes": list(dict.fromkeys(said))}
-            LOGGER.info(self._text(report, evaluations))
+            LOGGER.info(self._text(report, evaluations, reasons))
         else:
             LOGGER.info(
                 f"{dataset.json_file} has no annotations: nothing to compare with. Predictions with its ids, ready "
@@ -166,10 +188,42 @@ class Official:
         (self.save_dir / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
         return stats
 
-    def _text(self, report: dict[str, Any], evaluations: list[Evaluation]) -> str:
+    def _reasons(
+        self, coco: CocoJson, image_ids: list[Any], judged: Evaluation, options: dict[str, Any], own: dict[str, float]
+    ) -> list[Reason]:
+        """Return why the host's mAP of one kind is another than COCO's, the reason of the largest effect first."""
+        # Where several processes predicted, only the predictions of this one are known before they were clipped.
+        is_known = len(self._raw_boxes) == len(self.jdict)
+        case = Case(
+            coco=coco,
+            predictions=self.jdict,
+            image_ids=image_ids,
+            options=options,
+            raw_boxes=self._raw_boxes if is_known else (),
+            labels=self._labels(coco),
+            max_det=self.args.max_det,
+        )
+        return find_reasons(case, judged, own)
+
+    def _labels(self, coco: CocoJson) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Return the objects that the host compares with, where their boxes are not those of the JSON.
+
+        They are index of the image and of the category in the JSON, and box.
+        """
+        dataset = self.dataloader.dataset
+        if dataset.objects is None:
+            return None
+        place, cls, boxes = dataset.objects
+        images = {id_: i for i, id_ in enumerate(coco.image_ids)}
+        categories = {id_: i for i, (id_, _) in enumerate(coco.categories)}
+        image_of = np.array([images[dataset.image_ids[file][0]] for file in dataset.im_files])
+        category_of = np.array([categories.get(id_, 0) for id_ in dataset.category_ids])
+        return image_of[place], category_of[cls], boxes
+
+    def _text(self, report: dict[str, Any], evaluations: list[Evaluation], reasons: Mapping[str, list[Reason]]) -> str:
         """Return what is printed: official numbers, categories, both mAPs and why they differ, files."""
         part = "" if report["images"] == report["images_in_json"] else f" of {report['images_in_json']}"
-        lines, dataset = [], self.dataloader.dataset
+        lines = []
         # The tables may be long: what is short and official stands last, where the reader ends.
         for evaluation in evaluations if self.args.verbose else ():
             if len(evaluation.per_class) > 1:
@@ -181,7 +235,7 @@ class Official:
             [
                 *lines,
                 "",
-                compare_line(evaluations, report["ultralytics"], dataset.changed_boxes, dataset.redrawn_boxes),
+                compare_line(evaluations, report["ultralytics"], reasons),
                 *(f"Note: {note}." for note in report["notes"]),
                 f"Per class: {report['per_class']}",
                 f"Predictions with the JSON's ids: {', '.join(report['predictions'].values())}",
@@ -208,13 +262,17 @@ class Official:
     def _match(self, names: Mapping[int, str]) -> ClassMap:
         self._foreign = 0
         if self.args.single_cls:
-            return ClassMap(tuple(names.values()), tuple(self.data["category_ids"][:1]) * len(names))
+            return ClassMap(tuple(names.values()), tuple(self._category_ids()[:1]) * len(names))
         return match_classes(
             list(names.values()),
             list(self.data["names"].values()),
-            self.data["category_ids"],
+            self._category_ids(),
             str(self.data.get("yaml_file", "the data")),
         )
+
+    def _category_ids(self) -> Sequence[Any]:
+        dataset = getattr(self.dataloader, "dataset", None)
+        return getattr(dataset, "category_ids", self.data["category_ids"])
 
 
 class _Named:

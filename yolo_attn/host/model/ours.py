@@ -11,6 +11,7 @@ from ... import registry
 from ...errors import YoloAttnError
 from ...graft import find_rows, remove
 from ...layers.gated import Gated
+from ...wiring import Graph
 
 
 def is_attention(layer: nn.Module) -> bool:
@@ -63,7 +64,7 @@ def describe_layers(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def find_places(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return the place of each attention row that stands where ``graft`` would put it."""
+    """Return the place of each attention row that stands where ``graft`` would put it and takes part in the output."""
     ours = registry.names()
     bare = remove(config, ours)
     named: dict[int, str] = {}
@@ -72,11 +73,12 @@ def find_places(config: Mapping[str, Any]) -> dict[int, str]:
             named.update(dict.fromkeys(find_rows(bare, place), place))
         except (YoloAttnError, KeyError, IndexError, TypeError):
             continue  # this model has no such place
+    live = Graph.of(config).live()
     places, removed = {}, 0
     for index, row in enumerate([*config["backbone"], *config["head"]]):
         if row[2] in ours:
             removed += 1
-            if index - removed in named:
+            if index - removed in named and index in live:
                 places[index] = named[index - removed]
     return places
 
@@ -97,4 +99,4 @@ def readable(model: nn.Module, name: str) -> str:
 
 
 def _classes() -> set[type]:
-    return {layer.load() for layer in registry.layers()}
+    return set(registry.classes().values())

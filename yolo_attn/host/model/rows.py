@@ -7,7 +7,6 @@ one branch before that ``else``; every other line stays the host's, under its ow
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import inspect
 import textwrap
@@ -16,15 +15,18 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from ... import registry
-from ...errors import ArgumentError, HostError, RowError, UnknownLayerError, nearest
-from ...graft import split_arguments
+from ...errors import ArgumentError, HostError, RowError, UnknownLayerError, YoloAttnError
 from ...layers.gated import Gated
+from .. import names
 from ..joints import SUPPORTED
+from . import check
+from .row_arguments import find_source, hold, read, rows_of
+from .sizes import refuse_explosion
 
 Function = Callable[..., Any]
 _BRANCH = "_yolo_attn_row"
 _LOCALS = {"d", "ch", "i", "f", "n", "m", "args", "c2"}
-_MIN_WIDTH = 64  # a smaller leading number is an argument, such as a reduction
+_MOST_REPEATS = 100
 _told: set[tuple[str, int]] = set()
 
 
@@ -39,12 +41,17 @@ def parse_model_joint(original: Function) -> Function:
 
     @functools.wraps(original)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        refuse_explosion(d, _file(d))
+        names.tell(d)
+        check.notice(d)
         d = _checked(d, host)
         try:
             return build(d, *args, **kwargs)
-        except (TypeError, ValueError, AttributeError) as error:
+        except YoloAttnError:
+            raise
+        except Exception as error:
             place = _failing_row(error, build.__code__, d)
-            if isinstance(error, RowError) or place is None:
+            if place is None:
                 raise
             raise RowError(f"{place}: {error}") from error
 
@@ -57,7 +64,8 @@ def refuse_joint(problem: HostError) -> Callable[[Function], Function]:
     def joint(original: Function) -> Function:
         @functools.wraps(original)
         def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            ours = [row[2] for row in _rows(d) if row[2] in registry.names()]
+            names.tell(d)
+            ours = [row[2] for row in rows_of(d) if row[2] in registry.names()]
             if ours and not all(name in getattr(original, "__globals__", {}) for name in ours):
                 raise HostError(f"{_file(d)} names {', '.join(sorted(set(ours)))}, but {problem}")
             return original(d, *args, **kwargs)
@@ -121,7 +129,7 @@ class _Rows:
     @staticmethod
     def classes() -> set[type]:
         """Return the classes of our layers."""
-        return {layer.load() for layer in registry.layers()}
+        return set(registry.classes().values())
 
     @staticmethod
     def resolve(
@@ -138,41 +146,33 @@ class _Rows:
             m: The layer's class.
             args: The row's arguments.
         """
-        name = _rows(d)[i][2]
+        name = rows_of(d)[i][2]
         place = f"{_file(d)}, row {i}"
         if isinstance(f, bool) or not isinstance(f, int):
             raise RowError(f"{place}: {name} reads from {f!r}; an attention layer reads one layer, give one index")
         if not -len(ch) <= f < len(ch):
             raise RowError(f"{place}: {name} reads from {f}; give -1 or an index from 0 to {i - 1}")
         width = ch[f]
-        positional, keywords = _split(args, f"{place}: {name}")
-        gate = keywords.pop("gate", False)
-        if not isinstance(gate, bool):
-            raise RowError(f"{place}: {name}: gate={gate!r} must be true or false")
         layer = registry.find(name)
-        if positional and _looks_like_width(positional[0]):
-            written = _written_width(d, i, f)
-            if positional[0] in (width, written):
-                said = f"{name} takes its width ({width}) from the row it reads; {positional[0]} ignored"
-                positional = positional[1:]
-            else:
-                meaning = layer.arguments[0] if layer.arguments else "an argument"
-                said = f"{positional[0]} is read as {meaning}; the row it reads has {width} channels"
-            _tell_once(d, i, f"{place}: {said}")
         try:
+            positional, keywords, said = read(layer, name, args, find_source(d, ch, i, f))
+            gate = keywords.pop("gate", False)
+            if gate not in (True, False):
+                raise RowError(f"{name}: gate={gate!r} must be true or false")
             bound = registry.bind(name, width, positional, keywords)
-        except ArgumentError as error:
+            registry.refuse_giants(layer, bound)
+        except (ArgumentError, RowError) as error:
             raise RowError(f"{place}: {error}") from error
+        if said:
+            _tell_once(d, i, f"{place}: {'; '.join(said)}")
         out = getattr(layer.load(), "out_channels", None)
         c2 = out(*bound) if out else width
+        if n > _MOST_REPEATS:
+            raise RowError(f"{place}: {name} is repeated {n} times; {_MOST_REPEATS} are allowed")
         if (n > 1 or gate) and c2 != width:
             what = "be stacked; set n to 1" if n > 1 else "have a gate; leave 'gate' out"
             raise RowError(f"{place}: {name} turns {width} channels into {c2} and cannot {what}")
         return (Gated, [layer.name, *bound], c2) if gate else (m, bound, c2)
-
-
-def _rows(d: Mapping[str, Any]) -> list[Any]:
-    return [*d["backbone"], *d["head"]]
 
 
 def _file(d: Mapping[str, Any]) -> str:
@@ -185,6 +185,8 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(d)
     index = 0
     for part in ("backbone", "head"):
+        if not isinstance(d.get(part), (list, tuple)):
+            raise RowError(f"{_file(d)}: {part!r} must be a list of rows; it is {d.get(part)!r}")
         result[part] = []
         for row in d[part]:
             place = f"{_file(d)}, row {index}"
@@ -194,50 +196,17 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
             if name in ours:
                 if not isinstance(args, (list, tuple, Mapping)):
                     raise RowError(f"{place}: {name} has arguments {args!r}; give a list or a mapping")
-                row = [*row[:3], [args] if isinstance(args, Mapping) else list(args)]
+                if isinstance(row[1], bool) or not isinstance(row[1], (int, float)) or not 0 <= row[1] < float("inf"):
+                    raise RowError(f"{place}: {name} is repeated {row[1]!r} times; give a number such as 1")
+                row = [*row[:3], [args] if isinstance(args, Mapping) else hold(args)]
+            elif name.startswith("nn.") and name[3:] in ours:
+                raise UnknownLayerError(f"{place}: unknown module {name!r}; did you mean {name[3:]!r}?")
             elif name not in host and not name.startswith(("nn.", "torchvision.ops.")):
                 modules = [k for k, v in host.items() if isinstance(v, type) and hasattr(v, "forward")]
-                hint = nearest(name, [*ours, *modules])
-                raise UnknownLayerError(
-                    f"{place}: unknown module {name!r}{hint} Layers of yolo-attn: {', '.join(registry.list_layers())}"
-                )
+                raise UnknownLayerError(f"{place}: unknown module {name!r}{registry.hint(name, modules)}")
             result[part].append(row)
             index += 1
     return result
-
-
-def _split(args: Sequence[Any], place: str) -> tuple[list[Any], dict[str, Any]]:
-    """Split a row's arguments into positional ones and the keywords of a mapping at the end."""
-    positional, keywords = split_arguments(args)
-    if any(isinstance(a, Mapping) for a in positional):
-        raise RowError(f"{place} has arguments {list(args)!r}; a mapping of keywords must be the last one")
-    return positional, {str(key): _literal(value) for key, value in keywords.items()}
-
-
-def _literal(value: Any) -> Any:
-    """Read ``None``, ``True`` and numbers written as strings, as the host does for positional arguments."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError, SyntaxError):
-            return ast.literal_eval(value)
-    return value
-
-
-def _looks_like_width(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= _MIN_WIDTH
-
-
-def _written_width(d: Mapping[str, Any], i: int, f: int) -> int | None:
-    """Return the unscaled width that the YAML gives the row that row ``i`` reads, or None if it gives none."""
-    index = i + f if f < 0 else f
-    if index < 0:
-        return None
-    source, _, name, args = _rows(d)[index]
-    if name == "Concat":
-        widths = [_written_width(d, index, s) for s in source]
-        return None if None in widths else sum(w for w in widths if w is not None)
-    if name in registry.names() or name.startswith("nn."):
-        return _written_width(d, index, source) if isinstance(source, int) else None
-    return args[0] if args and isinstance(args[0], int) else None
 
 
 def _tell_once(d: Mapping[str, Any], i: int, message: str) -> None:
@@ -256,7 +225,7 @@ def _failing_row(error: BaseException, code: CodeType, d: Mapping[str, Any]) -> 
         if frame.f_code is code:
             if frame.f_locals.get("m") in {*_Rows.classes(), Gated}:
                 i = frame.f_locals["i"]
-                return f"{_file(d)}, row {i}: {_rows(d)[i][2]}"
+                return f"{_file(d)}, row {i}: {rows_of(d)[i][2]}"
             return None
         trace = trace.tb_next
     return None

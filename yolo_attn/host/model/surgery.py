@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from ... import registry
 from ...errors import HostError, RowError
 from ...graft import insert, plan, remove, to_yaml
 from ...layers.gated import Gated
+from ..opening import open_checkpoint
 from .ours import is_attention
 
 Grafts = Sequence[tuple[str, str | int, Sequence[Any]]]
@@ -27,7 +28,12 @@ Say = Callable[[str], object]
 _SIDE = 640  # pixels; the size that Ultralytics states GFLOPs for
 _TASKS = {
     "classify": "ClassificationModel", "segment": "SegmentationModel", "pose": "PoseModel", "obb": "OBBModel",
-    "semantic": "SemanticSegmentationModel", "depth": "DepthModel", "rtdetr": "RTDETRDetectionModel",
+    "semantic": "SemanticSegmentationModel", "depth": "DepthModel",
+}  # fmt: skip
+# Heads whose model is another one than that of their task.
+_HEADS = {
+    "RTDETRDecoder": "RTDETRDetectionModel", "WorldDetect": "WorldModel", "YOLOEDetect": "YOLOEModel",
+    "YOLOESegment": "YOLOESegModel", "YOLOESegment26": "YOLOESegModel",
 }  # fmt: skip
 
 
@@ -45,7 +51,7 @@ def graft_file(model: str, grafts: Grafts, output: str | Path, say: Say = print)
         UnknownLayerError: If there is no such layer.
         FileNotFoundError: If there is no such model.
     """
-    if Path(output).exists():
+    if os.path.lexists(output):
         raise RowError(f"{output} exists; name another file with -o (nothing was written)")
     base = tasks.yaml_model_load(model)
     rows = plan(base, grafts)
@@ -67,7 +73,8 @@ def graft_file(model: str, grafts: Grafts, output: str | Path, say: Say = print)
         say(f"parameters {p0:,} -> {p1:,} ({p1 / p0 - 1:+.2%}); GFLOPs {g0:.2f} -> {g1:.2f} at {_SIDE} px")
     words = " and ".join(f"{registry.find(layer).name} at {place}" for layer, place, _ in grafts)
     text = {key: value for key, value in result.items() if key not in ("scale", "yaml_file")}
-    Path(output).write_text(to_yaml(text, f"{model} with {words}."), encoding="utf-8")
+    with _created(output) as file:
+        file.write(to_yaml(text, f"{model} with {words}.").encode())
     say(f"wrote {output}")
     if base.get("scales") and not tasks.guess_model_scale(output):
         say(f"its scale comes from its name as a file; without one it is {next(iter(base['scales']))!r}")
@@ -87,13 +94,11 @@ def strip(checkpoint: str | Path, output: str | Path, force: bool = False, say: 
 
     Raises:
         HostError: If there is nothing to strip, the output exists, or the outputs differ and ``force`` is not given.
+        CheckpointError: If the checkpoint cannot be opened, or ``ULTRALYTICS_SAFE_LOAD=1`` forbids it.
     """
-    if Path(output).exists():
+    if os.path.lexists(output):
         raise HostError(f"{output} exists; name another file with -o (nothing was written)")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise HostError(f"{checkpoint} is no checkpoint that torch can read: {error}") from error
+    content = open_checkpoint(checkpoint)
     model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
     layers = [layer for layer in getattr(model, "model", []) if is_attention(layer)]
     if model is None or not layers:
@@ -109,9 +114,21 @@ def strip(checkpoint: str | Path, output: str | Path, force: bool = False, say: 
             f"{checkpoint}: its attention layers take part in the outputs, which differ by {difference:.3g} without "
             "them; --force strips them all the same (nothing was written)"
         )
-    torch.save({**content, "model": plain, "ema": None, "optimizer": None}, output)
+    with _created(output) as file:
+        torch.save({**content, "model": plain, "ema": None, "optimizer": None}, file)
     say(f"wrote {output}")
     return difference
+
+
+@contextmanager
+def _created(output: str | Path) -> Iterator[IO[bytes]]:
+    """Lend a new file, which goes again if the block fails; one that is there, be it a link, stays as it is."""
+    with Path(output).open("xb") as file:
+        try:
+            yield file
+        except BaseException:
+            Path(output).unlink()
+            raise
 
 
 def _without_attention(model: Any) -> nn.Module:
@@ -162,9 +179,8 @@ def _cost(model: dict[str, Any]) -> tuple[int, float]:
 
 def build(model: dict[str, Any]) -> Any:
     """Return the model of a model dictionary, in the host's class for its task."""
-    head = model["head"][-1][2]
-    task = "rtdetr" if head == "RTDETRDecoder" else tasks.guess_model_task(model)
-    return getattr(tasks, _TASKS.get(task, "DetectionModel"))(copy.deepcopy(model), verbose=False)
+    name = _HEADS.get(model["head"][-1][2]) or _TASKS.get(tasks.guess_model_task(model), "DetectionModel")
+    return getattr(tasks, name)(copy.deepcopy(model), verbose=False)
 
 
 @contextmanager

@@ -12,10 +12,13 @@ from typing import Any
 import yaml
 
 from ... import registry
-from ...errors import RowError, nearest
-from ...graft import PLACES, graft, split_name, to_yaml
+from ...errors import ModelNameError, RowError
+from ...graft import graft, graft_all, split_names, to_yaml
+from .model_names import explain, stem_of
+from .sizes import refuse_file
 
 _SCALE = re.compile(r"^(yolo[a-z]*\d+)([nsmlx])(-.+)$")
+_SCALED = re.compile(r"(\d)[nslmx](.*)$")
 
 
 def cfg_folder() -> Path:
@@ -34,18 +37,17 @@ def find_model(name: str) -> Path | None:
     """Return the drop-in YAML for ``yolov8-cbam.yaml`` or, with a scale letter, ``yolov8n-cbam.yaml``; or None."""
     if name != Path(name).name:
         return None
-    for candidate in (name, _SCALE.sub(r"\1\3", name)):
-        path = cfg_folder() / "models" / candidate
-        if path.suffix == ".yaml" and path.is_file():
-            return path
-    return None
+    ours = model_names()
+    return next((cfg_folder() / "models" / n for n in (name, _SCALE.sub(r"\1\3", name)) if n in ours), None)
 
 
 def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``yaml_model_load`` that also knows ``<model>-<slug>[-<place>].yaml`` where no file has that name."""
+    """Return ``yaml_model_load`` that also knows ``<model>-<slug>[-<place>]...yaml`` where no file has that name."""
 
     @functools.wraps(original)
     def yaml_model_load(path: str | Path) -> dict[str, Any]:
+        for file in (path, _SCALED.sub(r"\1\2", str(path), count=1)):  # where the host looks, in turn
+            refuse_file(Path(file))
         try:
             return original(path)
         except FileNotFoundError as error:
@@ -53,7 +55,10 @@ def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
             found = find_model(name)
             d = yaml.safe_load(found.read_text(encoding="utf-8")) if found else _grafted(name, original)
             if d is None:
-                raise FileNotFoundError(f"{error}{_nearest_model(name, original)}") from error
+                wrong = explain(name, original)
+                if not wrong:
+                    raise
+                raise ModelNameError(f"{name!r} does not exist{wrong}") from error
         from ultralytics.nn.tasks import guess_model_scale
 
         d["scale"] = d.get("scale") or guess_model_scale(path)
@@ -64,57 +69,16 @@ def yaml_model_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _grafted(name: str, load: Callable[..., Any]) -> dict[str, Any] | None:
-    """Return the model that ``<model>-<slug>[-<place>].yaml`` names, or None if it names none."""
-    stem = _stem(name)
-    for base, layer, place in split_name(stem) if stem else ():
+    """Return the model that ``<model>-<slug>[-<place>]...yaml`` names, or None if it names none."""
+    stem = stem_of(name) if name == Path(name).name else ""
+    for base, layers in split_names(stem):
         with contextlib.suppress(FileNotFoundError):
             model = load(f"{base}.yaml")
             try:
-                return graft(model, layer, place)
+                return graft_all(model, [(layer, place, []) for layer, place in layers])
             except RowError as error:
                 raise RowError(f"{name}: {error}") from error
     return None
-
-
-def _stem(name: str) -> str:
-    path = Path(name)
-    return path.stem if name == path.name and path.suffix in (".yaml", ".yml") else ""
-
-
-def _nearest_model(name: str, load: Callable[..., Any]) -> str:
-    """Say which part of ``<model>-<slug>[-<place>].yaml`` is unknown; nothing if the name is none of ours."""
-    stem = _stem(name)
-    for base, _, _ in split_name(stem) if stem else ():
-        return f": Ultralytics has no {base}.yaml" + nearest(f"{base}.yaml", _host_models(), cutoff=0.7)
-    slugs = [layer.slug for layer in registry.layers()]
-    words = stem.split("-") if stem else []
-    for cut in range(len(words) - 1, 0, -1):  # the longest base first
-        base, rest = "-".join(words[:cut]), "-".join(words[cut:])
-        if not _exists(base, load):
-            continue
-        slug = next((s for s in sorted(slugs, key=len, reverse=True) if rest.startswith(f"{s}-")), None)
-        if slug:
-            place = rest.removeprefix(f"{slug}-")
-            known = [*PLACES, "backbone-p4", "neck-p3"]
-            level = re.fullmatch(r"p[1-9]", place)
-            hint = f"; say 'backbone-{place}' or 'neck-{place}'." if level else nearest(place, known)
-            return f": {place!r} is no place for a layer{hint} Places: {', '.join(known)} and other levels"
-        ends = [rest, *(rest.removesuffix(f"-{place}") for place in PLACES if rest.endswith(f"-{place}"))]
-        hint = nearest(ends[-1], slugs, cutoff=0.7)
-        return f": {ends[-1]!r} is no layer{hint} Layers: {', '.join(slugs)}" if hint else ""
-    return ""
-
-
-def _exists(base: str, load: Callable[..., Any]) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return bool(load(f"{base}.yaml"))
-    return False
-
-
-def _host_models() -> list[str]:
-    import ultralytics
-
-    return [path.name for path in (Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml")]
 
 
 def base_model(name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,27 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from ...cache import write_text
+from ...errors import HostError
 
-DRAFTS = ".unfinished"
+DRAFTS = ".yolo-attn-unfinished"
 
 
 @dataclass(frozen=True)
-class Draft(os.PathLike):
-    """A file to write that the user knows by its final name: opened at ``path``, printed as ``final``."""
+class Draft:
+    """A file that is written at ``path`` and moved to ``final``."""
 
     path: Path
     final: Path
 
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:
-        return str(self.final)
-
 
 def draft_of(file: Path) -> Draft:
-    """Return the draft of a checkpoint; its folder is made."""
+    """Return the draft of a checkpoint; its folder is made.
+
+    Raises:
+        HostError: If the folder is a link: what lies behind it is not ours.
+    """
     folder = file.parent / DRAFTS
+    if folder.is_symlink():
+        raise HostError(f"{folder} is a link; yolo-attn writes its drafts there and follows none: remove it")
     folder.mkdir(parents=True, exist_ok=True)
     return Draft(folder / file.name, file)
 
@@ -88,10 +89,27 @@ def strip(original: Callable[..., Any], file: Path, updates: Any, hold: bool) ->
         What the host returns, and the draft.
     """
     draft = draft_of(file)
-    result = original(file, draft, updates)
+    with _printed_as_final(draft):
+        result = original(file, draft.path, updates)
     if draft.path.exists() and not hold:
         publish(draft)
     return result, draft
+
+
+@contextmanager
+def _printed_as_final(draft: Draft) -> Iterator[None]:
+    """Let the host's log name the file that the user will find."""
+    from ultralytics.utils import LOGGER
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg = str(record.msg).replace(str(draft.path), str(draft.final))
+        return True
+
+    LOGGER.addFilter(rename)
+    try:
+        yield
+    finally:
+        LOGGER.removeFilter(rename)
 
 
 def trim_rows(file: Path, epochs: int) -> list[int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...switches import is_off
+from ..opening import open_checkpoint
 from .checkpoints import draft_of, publish
 
 FILE = "best-fp32.pt"
@@ -26,7 +27,7 @@ LIMIT = 0.001  # of mAP50-95 in [0, 1]: a tenth of a point, the last digit that 
 
 def is_wanted() -> bool:
     """Return whether the check is on; ``YOLO_ATTN_FP16_CHECK=0`` turns it off."""
-    return os.environ.get(SWITCH, "1").strip().lower() not in ("0", "false", "no", "off")
+    return not is_off(SWITCH)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ def compare(trainer: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
     from ultralytics.utils import LOGGER
 
     LOGGER.info(f"Validating the best epoch before rounding to fp16 ({SWITCH}=0 turns this off)...")
-    checkpoint = torch.load(trainer.best, map_location="cpu", weights_only=False)
+    checkpoint = open_checkpoint(trainer.best)
     if _computes_in_half(trainer.validator):
         stored = _validate(trainer, copy.deepcopy(checkpoint["model"]).float())
     else:
@@ -63,7 +64,7 @@ def compare(trainer: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
     kept.unlink(missing_ok=True)  # of an earlier run in this folder
     if loss > LIMIT:
         draft = draft_of(kept)
-        torch.save({**checkpoint, "model": model}, draft)
+        torch.save({**checkpoint, "model": model}, draft.path)
         publish(draft)
         file = str(kept)
         LOGGER.warning(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.ours import readable
+from ..opening import open_checkpoint
 
 LARGEST_HALF = torch.finfo(torch.float16).max
 
@@ -62,7 +63,7 @@ def diagnose(
     weights = f"{len(bad)} of {len(model.state_dict())} tensors of the weights are non-finite"
     if images is None or not last.is_file():
         return f"{weights}, first {readable(model, bad[0])}"
-    checkpoint = torch.load(last, map_location="cpu", weights_only=False)
+    checkpoint = open_checkpoint(last)
     with _weights(model, checkpoint["ema"].float().state_dict()):
         found = _first_output(model, images, autocast)
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -18,8 +19,11 @@ from torch import nn
 
 from ..._version import __version__
 from ...cache import write_text
+from ...errors import DataError
 from ..model import transfer
+from ..model.check import warnings_of
 from ..model.ours import describe_layers
+from .freeze import frozen
 from .schema import FILE, SCHEMA
 
 COCO_REPORT = "coco_metrics.json"
@@ -36,6 +40,10 @@ class RunRecord:
     def __init__(self, trainer: Any, model: nn.Module) -> None:
         """Describe a run that is about to start; ``model`` is the trainer's, without its wrappers."""
         self.file = Path(trainer.save_dir) / FILE
+        if os.path.lexists(self.file) and not _is_record(self.file):
+            raise DataError(
+                f"{self.file} is no record of yolo-attn and stays as it is; name another folder for the run"
+            )
         self._is_coco = "coco" in trainer.data
         self.fields: dict[str, Any] = {
             "schema": SCHEMA, "state": "running", "reason": None, "name": Path(trainer.save_dir).name,
@@ -111,6 +119,15 @@ class RunRecord:
         )  # fmt: skip
 
 
+def _is_record(file: Path) -> bool:
+    """Tell whether a file is a record of ours, of any schema; a link is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not file.is_symlink() and isinstance(found, dict) and {"schema", "state", "epochs"} <= found.keys()
+
+
 def without_nan(value: Any) -> Any:
     """Return a copy of nested JSON values with null for numbers that JSON does not have."""
     if isinstance(value, Mapping):
@@ -136,6 +153,7 @@ def _model(trainer: Any, model: nn.Module) -> dict[str, Any]:
         "file": str(trainer.args.model),
         "pretrained": pretrained if isinstance(pretrained, bool) else str(pretrained),
         "layers": describe_layers(model),
+        "warnings": warnings_of(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gflops": round(float(get_flops(model, trainer.args.imgsz)), 2) or None,
         "transferred": None if report is None else {"arrived": report.arrived, "total": report.total},
@@ -156,7 +174,7 @@ def _settings(trainer: Any) -> dict[str, Any]:
     args = trainer.args
     return {
         "seed": args.seed, "devices": devices, "world_size": world_size, "amp": bool(trainer.amp),
-        "batch": trainer.batch_size, "imgsz": args.imgsz, "epochs": trainer.epochs,
+        "batch": trainer.batch_size, "imgsz": args.imgsz, "epochs": trainer.epochs, "freeze": frozen.get(trainer),
     }  # fmt: skip
 
 

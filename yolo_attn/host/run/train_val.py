@@ -173,6 +173,8 @@ def _check_data(data: str | Path, splits: Sequence[str]) -> None:
         return
     found = describe(file)
     for split in splits:
+        if split in found["absent"]:
+            raise DataError(found["absent"][split])
         if not found.get(split):
             raise DataError(f"{data}: no '{split}:'; it names {', '.join(found['coco'])}")
 

@@ -1,0 +1,68 @@
+"""The one place where we open a checkpoint: opening one may run code that its author wrote.
+
+``ULTRALYTICS_SAFE_LOAD=1`` restricts it to the layers of Ultralytics, PyTorch and yolo-attn, here as in the host.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import ultralytics
+from ultralytics.nn import tasks
+
+from ..errors import CheckpointError
+
+VARIABLE = "ULTRALYTICS_SAFE_LOAD"
+_ON = ("1", "true", "yes", "on", "y", "t")  # as the host reads it
+_UNREADABLE = (UnpicklingError, RuntimeError, EOFError, ValueError)
+
+
+def is_restricted() -> bool:
+    """Return whether the user restricts what a checkpoint may hold."""
+    return os.environ.get(VARIABLE, "").strip().lower() in _ON or bool(getattr(ultralytics.utils, "SAFE_LOAD", False))
+
+
+def open_checkpoint(file: str | Path) -> Any:
+    """Return what a checkpoint file holds, on the CPU.
+
+    Raises:
+        CheckpointError: If it cannot be read, or loading is restricted and it holds more than known layers.
+        FileNotFoundError: If it is not there.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file} does not exist")
+    if is_restricted():
+        return _open_restricted(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=False)
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{file} is no checkpoint that torch can read: {error}") from error
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"{file} holds a class that cannot be imported here: {error}") from error
+
+
+def _open_restricted(file: str | Path) -> Any:
+    can_restrict = "safe_only" in inspect.signature(tasks.torch_safe_load).parameters
+    if not (can_restrict and hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")):
+        raise CheckpointError(
+            f"{file} is not opened: {VARIABLE} is set, but Ultralytics {ultralytics.__version__} with torch "
+            f"{torch.__version__} cannot restrict loading. Update them (Ultralytics 8.4.120, torch 2.6, or later), "
+            f"or unset {VARIABLE} if you trust the file: opening it runs its code"
+        )
+    try:
+        return tasks.torch_safe_load(file, safe_only=True)[0]
+    except (TypeError, AssertionError, *_UNREADABLE) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, UnpicklingError) else ""
+        refused = next((line for line in str(cause).splitlines() if "unsupported" in line.lower()), "")
+        if not refused:
+            raise CheckpointError(f"{file} is no checkpoint that torch can read: {error}") from error
+        raise CheckpointError(
+            f"{file} is not opened: {VARIABLE} is set, and it holds more than layers of Ultralytics, PyTorch and "
+            f"yolo-attn: {refused.partition('. Please')[0].strip()}. Unset {VARIABLE} only if you trust the file: "
+            "opening it runs its code"
+        ) from error

@@ -1,0 +1,44 @@
+"""The table of layers as people read it: in a terminal and in docs/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from .registry import layers, usage_of
+from .table import TABLE
+
+
+def text() -> str:
+    """Return the table for a terminal: a row of every layer to paste into a YAML, its aliases and its defaults."""
+    lines = []
+    for layer in layers():
+        parameters = layer.parameters()
+        required = ", ".join(p.name for p in parameters if p.default is p.empty)
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        lines.append(f"- [-1, 1, {layer.name}, [{required}]]")
+        if layer.aliases:
+            lines.append(f"  # also {', '.join(layer.aliases)}")
+        if defaults:
+            lines.append(f"  # defaults: {_as_yaml(defaults)}")
+    return "\n".join(lines)
+
+
+def _as_yaml(values: Mapping[str, Any]) -> str:
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return yaml.safe_dump(lists, default_flow_style=True, sort_keys=False, width=10**6).strip()
+
+
+def markdown() -> str:
+    """Return the table of docs/layers.md."""
+    rows = [
+        "| YAML name | also | in model names | paper | arguments with defaults |",
+        "|---|---|---|---|---|",
+    ]
+    for layer in TABLE:
+        parameters = layer.parameters()
+        aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
+        rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {layer.cited()} | `{usage_of(parameters)}` |")
+    return "\n".join(rows)

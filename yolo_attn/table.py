@@ -1,0 +1,201 @@
+"""A row of the table of layers, and what is known of another class of its name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import LayerFileError
+from .layers._pasted import accept_width_keywords
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Namesake:
+    """Another class of a layer's name and how rows give its arguments: ``values`` says how to tell, each in its turn.
+
+    A row that has arguments of ours only is read as the namesake's. Any other is refused.
+    """
+
+    usage: str
+    arguments: tuple[str, ...]
+    values: tuple[Container[int], ...]
+    fewest: int = 1
+
+    def fits(self, positional: Sequence[Any]) -> bool:
+        """Return whether positional arguments look like the namesake's."""
+        is_long_enough = self.fewest <= len(positional) <= len(self.arguments)
+        pairs = zip(positional, self.values, strict=False)
+        return is_long_enough and all(type(value) is int and value in meant for value, meant in pairs)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``).
+
+    ``registered`` is the class of a user's own layer.
+    """
+
+    name: str
+    path: str
+    slug: str
+    aliases: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    paper: str = ""
+    year: int = 0
+    arxiv: str = ""
+    namesake: Namesake | None = None
+    registered: type[nn.Module] | None = None
+
+    def load(self) -> type[nn.Module]:
+        """Import and return the class.
+
+        Raises:
+            LayerFileError: If its file cannot be imported.
+        """
+        if self.registered is not None:
+            return self.registered
+        module, _, name = self.path.partition(":")
+        try:
+            cls = getattr(importlib.import_module(module), name)
+        except Exception as error:  # a damaged file raises anything
+            lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+            is_ours = not lacking or lacking.partition(".")[0] == "yolo_attn"
+            mend = "--force-reinstall --no-deps yolo-attn" if is_ours else lacking
+            raise LayerFileError(
+                f"{self.name} cannot be used, for {module} cannot be imported: {type(error).__name__}: {error}. "
+                f"Mend it: pip install {mend}"
+            ) from error
+        accept_width_keywords(cls)
+        return cls
+
+    def cited(self) -> str:
+        """Return paper and year in Markdown, linked where arXiv has it."""
+        title = f"[{self.paper}](https://arxiv.org/abs/{self.arxiv})" if self.arxiv else self.paper
+        return f"{title}, {self.year}"
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """Return the constructor's parameters in YAML order, without the width."""
+        return list(inspect.signature(self.load()).parameters.values())[1:]
+
+
+def _layer(
+    name: str,
+    module: str,
+    slug: str,
+    aliases: str,
+    arguments: str,
+    paper: str,
+    year: int,
+    arxiv: str,
+    namesake: Namesake | None = None,
+) -> Layer:
+    path = f"yolo_attn.layers.{module}:{name}"
+    return Layer(name, path, slug, tuple(aliases.split()), tuple(arguments.split()), paper, year, arxiv, namesake)
+
+
+# Positional order is the order of a YAML row and so a file format: append only.
+# fmt: off
+TABLE: tuple[Layer, ...] = (
+    _layer("SE", "se", "se", "SEAttention", "reduction bias", "Squeeze-and-Excitation Networks", 2017, "1709.01507"),
+    _layer(
+        "DoubleAttention", "double_attention", "a2", "A2 A2Attention", "c_m c_n reconstruct residual",
+        "A^2-Nets: Double Attention Networks", 2018, "1810.11579",
+    ),
+    _layer(
+        "BAM", "bam", "bam", "BAMBlock", "reduction dilation num_layers combine",
+        "BAM: Bottleneck Attention Module", 2018, "1807.06514",
+    ),
+    _layer(
+        "BiFormer", "biformer", "biformer", "BiLevelRoutingAttention BRA",
+        "n_win num_heads qk_dim qk_scale kv_per_win kv_downsample_ratio kv_downsample_kernel kv_downsample_mode topk "
+        "param_attention param_routing diff_routing soft_routing side_dwconv auto_pad mask_pad",
+        "BiFormer: Vision Transformer with Bi-Level Routing Attention", 2023, "2303.08810",
+    ),
+    _layer(
+        "MHSA", "mhsa", "mhsa", "", "num_heads qkv_bias qk_scale attn_drop proj_drop",
+        "Attention Is All You Need", 2017, "1706.03762",
+        Namesake(
+            "BoTNet's MHSA(n_dims, width=14, height=14, heads=4)", ("width", "height", "num_heads"),
+            (range(2, 4096), range(2, 4096), range(1, 4096)), fewest=2,
+        ),
+    ),
+    _layer(
+        "MHSALePE", "mhsa_lepe", "mhsa-lepe", "AttentionLePE",
+        "num_heads qkv_bias qk_scale attn_drop proj_drop side_dwconv lepe_on",
+        "CSWin Transformer (locally-enhanced positional encoding)", 2021, "2107.00652",
+    ),
+    _layer(
+        "CAA", "caa", "caa", "ContextAnchorAttention", "h_kernel_size v_kernel_size gate_only",
+        "Poly Kernel Inception Network for Remote Sensing Detection", 2024, "2403.06258",
+    ),
+    _layer(
+        "CBAM", "cbam", "cbam", "CBAMBlock", "reduction kernel_size mlp_bias spatial_bn",
+        "CBAM: Convolutional Block Attention Module", 2018, "1807.06521",
+        Namesake("Ultralytics' own CBAM(c1, kernel_size=7)", ("kernel_size",), ((3, 7),)),
+    ),
+    _layer(
+        "CloAttention", "clo_attention", "clo", "EfficientAttention",
+        "num_heads group_split kernel_sizes window_size attn_drop proj_drop qkv_bias pool",
+        "Rethinking Local Perception in Lightweight Vision Transformer", 2023, "2303.17803",
+    ),
+    _layer(
+        "CrissCross", "criss_cross", "crisscross", "CrissCrossAttention CCA", "recurrence",
+        "CCNet: Criss-Cross Attention for Semantic Segmentation", 2018, "1811.11721",
+    ),
+    _layer(
+        "CoordAtt", "coord_att", "coordatt", "CoordinateAttention CA", "reduction",
+        "Coordinate Attention for Efficient Mobile Network Design", 2021, "2103.02907",
+    ),
+    _layer(
+        "CoT", "cot", "cot", "CoTAttention", "kernel_size",
+        "Contextual Transformer Networks for Visual Recognition", 2021, "2107.12292",
+    ),
+    _layer(
+        "CPCA", "cpca", "cpca", "", "channelAttention_reduce",
+        "Channel Prior Convolutional Attention for Medical Image Segmentation", 2023, "2306.05196",
+    ),
+    _layer(
+        "DAttention", "dattention", "dat", "DAT DeformableAttention",
+        "n_heads n_groups attn_drop proj_drop stride offset_range_factor use_pe dwc_pe no_off fixed_pe ksize log_cpb "
+        "kv_size q_size",
+        "Vision Transformer with Deformable Attention", 2022, "2201.00520",
+    ),
+    _layer(
+        "ECA", "eca", "eca", "ECAAttention EfficientChannelAttention eca_layer EcaModule", "kernel_size gamma b bias",
+        "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", 2019, "1910.03151",
+    ),
+    _layer(
+        "EMA", "ema", "ema", "EMA_attention EMA_Attention", "factor",
+        "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", 2023, "2305.13563",
+    ),
+    _layer(
+        "SimAM", "simam", "simam", "simam_module", "e_lambda",
+        "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks", 2021, "",
+    ),
+    _layer(
+        "GAM", "gam", "gam", "GAM_Attention GAMAttention", "rate channel_sigmoid grouped",
+        "Global Attention Mechanism: Retain Information to Enhance Channel-Spatial Interactions", 2021, "2112.05561",
+    ),
+    _layer(
+        "Triplet", "triplet", "triplet", "TripletAttention", "no_spatial",
+        "Rotate to Attend: Convolutional Triplet Attention Module", 2020, "2010.03045",
+    ),
+    _layer(
+        "Shuffle", "shuffle", "shuffle", "ShuffleAttention sa_layer SA", "groups",
+        "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", 2021, "2102.00240",
+    ),
+    _layer(
+        "MLCA", "mlca", "mlca", "", "local_size gamma b local_weight",
+        "Mixed local channel attention for object detection", 2023, "",
+    ),
+    _layer(
+        "SK", "sk", "sk", "SKAttention", "kernels reduction group L", "Selective Kernel Networks", 2019, "1903.06586",
+    ),
+)
+# fmt: on
