@@ -31,6 +31,9 @@ ZERO_GRADIENT = {
     "CAA": r"v_conv\.bias",
     "CrissCross": r"key_conv\.bias",
     "DAttention": r"proj_k\.bias",
+    "Polarized": r"ch_wq\.bias",
+    "PolarizedSeq": r"ch_wq\.bias",
+    "GC": r"conv_mask\.bias",
 }
 
 CLASS_PATHS = {
@@ -48,6 +51,15 @@ CLASS_PATHS = {
     "CoT": "yolo_attn.layers.cot:CoT",
     "CPCA": "yolo_attn.layers.cpca:CPCA",
     "DAttention": "yolo_attn.layers.dattention:DAttention",
+    "LSKA": "yolo_attn.layers.lska:LSKA",
+    "LSK": "yolo_attn.layers.lsk:LSK",
+    "SCSA": "yolo_attn.layers.scsa:SCSA",
+    "ELA": "yolo_attn.layers.ela:ELA",
+    "Polarized": "yolo_attn.layers.polarized:Polarized",
+    "PolarizedSeq": "yolo_attn.layers.polarized:PolarizedSeq",
+    "PSA_p": "yolo_attn.layers.psa:PSA_p",
+    "PSA_s": "yolo_attn.layers.psa:PSA_s",
+    "GC": "yolo_attn.layers.gc:GC",
 }
 
 
@@ -59,6 +71,8 @@ def build(layer: Layer, width: int = WIDTH, seed: int = 0) -> nn.Module:
         for name, parameter in module.named_parameters():
             if name.endswith("gamma"):
                 parameter.fill_(0.8)
+            elif not parameter.any():
+                parameter.normal_(std=0.3)
     return module
 
 

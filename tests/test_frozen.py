@@ -56,9 +56,18 @@ CLASSES = {
     "dattention.DAttention",
     "dattention._ChannelNorm",
     "double_attention.DoubleAttention",
+    "ela.ELA",
     "gated.Gated",
+    "gc.GC",
+    "lsk.LSK",
+    "lska.LSKA",
     "mhsa.MHSA",
     "mhsa_lepe.MHSALePE",
+    "polarized.Polarized",
+    "polarized.PolarizedSeq",
+    "psa.PSA_p",
+    "psa.PSA_s",
+    "scsa.SCSA",
     "se.SE",
 }
 

@@ -1,4 +1,4 @@
-"""Batch norms: applied to any batch, and taken into the linear maps before them for inference."""
+"""Norms: applied to any batch; batch norms also taken into the linear maps before them for inference."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """
     if isinstance(norm, Norm) and norm.training and x.numel() == x.shape[1]:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+    return norm(x)
+
+
+def group_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply ``norm`` to ``x``.
+
+    A single value is the mean of its group, so the norm's bias remains of it; PyTorch refuses it, in eval mode too.
+    """
+    if type(norm) is nn.GroupNorm and x.numel() == norm.num_groups:
+        return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     return norm(x)
 
 
