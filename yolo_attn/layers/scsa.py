@@ -112,10 +112,12 @@ class SCSA(nn.Module):
             return u.mean((2, 3), keepdim=True)
         # max(0, size - side), in arithmetic that a trace keeps for other sizes.
         below, beside = ((size - side + abs(size - side)) // 2 for side in u.shape[2:])
-        if self.down_sample_mode == "max_pool":
-            return F.max_pool2d(F.pad(u, (0, beside, 0, below), value=float("-inf")), size)
-        share = size * size / ((size - below) * (size - beside))
-        return F.avg_pool2d(F.pad(u, (0, beside, 0, below)), size) * share
+        maximum = self.down_sample_mode == "max_pool"
+        if torch.jit.is_tracing() or below or beside:
+            u = F.pad(u, (0, beside, 0, below), value=float("-inf") if maximum else 0.0)
+        if maximum:
+            return F.max_pool2d(u, size)
+        return F.avg_pool2d(u, size) * (size * size / ((size - below) * (size - beside)))  # of real pixels
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return each channel's mixture of the values of its head; sums over all windows run in float32."""
