@@ -40,7 +40,7 @@ def oracle(x: Tensor, p: State) -> Tensor:
 @pytest.mark.parametrize("fusions", [[ADD], [MUL], [ADD, MUL], (MUL, ADD)], ids=str)
 @pytest.mark.parametrize("pooling", ["att", "avg"])
 @pytest.mark.parametrize(
-    ("width", "ratio", "hidden"), [(64, 1 / 16, 4), (24, 0.25, 6), (7, 0.45, 3), (8, 2, 16), (5, 0.01, 1)]
+    ("width", "ratio", "hidden"), [(64, 1 / 16, 4), (24, 0.25, 6), (7, 0.45, 3), (8, 1, 8), (5, 0.01, 1)]
 )
 @pytest.mark.filterwarnings("ignore:GC")
 def test_gc(width: int, ratio: float, hidden: int, pooling: str, fusions: list[str]) -> None:
@@ -100,8 +100,9 @@ def test_names() -> None:
     ("build", "message"),
     [
         (lambda: GC(0), "channels=0 must be an integer >= 1"),
-        (lambda: GC(64, 0), "ratio=0 must be a number > 0"),
-        (lambda: GC(64, -0.5), "ratio=-0.5 must be a number > 0"),
+        (lambda: GC(64, 0), "ratio=0 must be a number in (0, 1]: it multiplies the width, 1/16 is 0.0625"),
+        (lambda: GC(64, -0.5), "ratio=-0.5 must be a number in (0, 1]: it multiplies the width, 1/16 is 0.0625"),
+        (lambda: GC(64, 16), "ratio=16 must be a number in (0, 1]: it multiplies the width, 1/16 is 0.0625"),
         (lambda: GC(64, "1/16"), "ratio='1/16' must be a finite number"),
         (lambda: GC(64, 0.25, "max"), "pooling_type='max' must be one of 'att', 'avg'"),
         (

@@ -31,7 +31,7 @@ class GC(nn.Module):
 
     Args:
         channels: Width C of the map, at least 1.
-        ratio: The hidden width of M is ``max(1, int(C * ratio))``; above 0. It needs 2, better 4: the norm of one
+        ratio: The hidden width of M is ``max(1, int(C * ratio))``, in (0, 1]. It should be 4 or more: the norm of one
             channel is a constant.
         pooling_type: ``"att"``, the weighted mean, or ``"avg"``, the plain mean of the pixels.
         fusion_types: ``["channel_add"]``, ``["channel_mul"]`` or both, in any order.
@@ -40,8 +40,8 @@ class GC(nn.Module):
         ``(B, C, H, W) -> (B, C, H, W)``; O(HW) time, no extra map in memory.
 
     Raises:
-        ValueError: If ``channels`` is not a positive integer, ``ratio`` is no positive number, ``pooling_type`` is
-            another word, or ``fusion_types`` is not a list of one or both of the two words.
+        ValueError: If ``channels`` is not a positive integer, ``ratio`` is not in (0, 1], ``pooling_type`` is another
+            word, or ``fusion_types`` is not a list of one or both of the two words.
 
     Example:
         ``[-1, 1, GC, [0.0625]]``
@@ -100,8 +100,8 @@ def _bottleneck(channels: int, hidden: int) -> nn.Sequential:
 
 
 def _ratio(value: float) -> float:
-    if check.number("ratio", value) <= 0:
-        raise ValueError(f"ratio={value!r} must be a number > 0")
+    if not 0 < check.number("ratio", value) <= 1:
+        raise ValueError(f"ratio={value!r} must be a number in (0, 1]: it multiplies the width, 1/16 is 0.0625")
     return float(value)
 
 
