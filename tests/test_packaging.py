@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from yolo_attn import registry
+
 ROOT = Path(__file__).parents[1]
 HOOKED = "import sys; print('yolo_attn.host.startup' in sys.modules)"
 
@@ -49,7 +51,7 @@ def test_install_and_uninstall_leave_no_trace(mode: str, tmp_path: Path) -> None
         assert "cbam.py" not in added
     site = Path(yaml.__file__).parents[1]  # the models' room needs PyYAML, and the new environment has nothing
     listed = run(python, "-c", f"import sys; sys.path.append({str(site)!r}); {models}", cwd=tmp_path)
-    assert listed.strip() == "28"
+    assert int(listed) == 2 * len(registry.TABLE)
 
     run(python, "-m", "pip", "uninstall", "-qy", "yolo-attn", cwd=tmp_path)
     assert files(venv) == before
