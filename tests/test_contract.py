@@ -33,6 +33,9 @@ ZERO_GRADIENT = {
     "DAttention": r"proj_k\.bias",
     "GAM": r"spatial_attention\.[03]\.bias",
     "SK": r"convs\.\d\.conv\.bias",
+    "Polarized": r"ch_wq\.bias",
+    "PolarizedSeq": r"ch_wq\.bias",
+    "GC": r"conv_mask\.bias",
 }
 
 CLASS_PATHS = {
@@ -58,6 +61,15 @@ CLASS_PATHS = {
     "Shuffle": "yolo_attn.layers.shuffle:Shuffle",
     "MLCA": "yolo_attn.layers.mlca:MLCA",
     "SK": "yolo_attn.layers.sk:SK",
+    "LSKA": "yolo_attn.layers.lska:LSKA",
+    "LSK": "yolo_attn.layers.lsk:LSK",
+    "SCSA": "yolo_attn.layers.scsa:SCSA",
+    "ELA": "yolo_attn.layers.ela:ELA",
+    "Polarized": "yolo_attn.layers.polarized:Polarized",
+    "PolarizedSeq": "yolo_attn.layers.polarized:PolarizedSeq",
+    "PSA_p": "yolo_attn.layers.psa:PSA_p",
+    "PSA_s": "yolo_attn.layers.psa:PSA_s",
+    "GC": "yolo_attn.layers.gc:GC",
 }
 
 

@@ -1,7 +1,4 @@
-"""THE table of layers: YAML name, class path, slug, aliases, paper and the arguments in YAML order.
-
-Importing this module loads no layer and no torch; a layer's file is imported when its class is first asked for.
-"""
+"""Layers by name: the rows of the table and of users' own layers, their arguments, and building one."""
 
 from __future__ import annotations
 

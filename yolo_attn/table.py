@@ -1,4 +1,7 @@
-"""A row of the table of layers, and what is known of another class of its name."""
+"""THE table of layers: YAML name, class path, slug, aliases, paper and the arguments in YAML order.
+
+Importing this module loads no layer and no torch; a layer's file is imported when its class is first asked for.
+"""
 
 from __future__ import annotations
 
@@ -189,6 +192,10 @@ TABLE: tuple[Layer, ...] = (
     _layer(
         "Shuffle", "shuffle", "shuffle", "ShuffleAttention sa_layer SA", "groups",
         "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", 2021, "2102.00240",
+        Namesake(
+            "the copies' ShuffleAttention(channel, reduction=16, G=8)", ("reduction", "groups"),
+            (range(1, 4096), range(1, 4096)), fewest=2,
+        ),
     ),
     _layer(
         "MLCA", "mlca", "mlca", "", "local_size gamma b local_weight",
@@ -196,6 +203,43 @@ TABLE: tuple[Layer, ...] = (
     ),
     _layer(
         "SK", "sk", "sk", "SKAttention", "kernels reduction group L", "Selective Kernel Networks", 2019, "1903.06586",
+    ),
+    _layer(
+        "LSKA", "lska", "lska", "", "kernel_size",
+        "Large Separable Kernel Attention: Rethinking the Large Kernel Attention Design in CNN", 2023, "2309.01439",
+    ),
+    _layer(
+        "LSK", "lsk", "lsk", "LSKblock LSKBlock", "",
+        "Large Selective Kernel Network for Remote Sensing Object Detection", 2023, "2303.09030",
+    ),
+    _layer(
+        "SCSA", "scsa", "scsa", "",
+        "head_num window_size group_kernel_sizes qkv_bias down_sample_mode attn_drop_ratio gate_layer",
+        "SCSA: Exploring the Synergistic Effects Between Spatial and Channel Attention", 2024, "2407.05128",
+    ),
+    _layer(
+        "ELA", "ela", "ela", "EfficientLocalizationAttention", "kernel_size groups num_groups bias",
+        "ELA: Efficient Local Attention for Deep Convolutional Neural Networks", 2024, "2403.01123",
+    ),
+    _layer(
+        "Polarized", "polarized", "polarized", "ParallelPolarizedSelfAttention PolarizedSelfAttention", "",
+        "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", 2021, "2107.00782",
+    ),
+    _layer(
+        "PolarizedSeq", "polarized", "polarized-seq", "SequentialPolarizedSelfAttention", "",
+        "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", 2021, "2107.00782",
+    ),
+    _layer(
+        "PSA_p", "psa", "psa-p", "", "",
+        "Polarized Self-Attention: Towards High-quality Pixel-wise Regression (official code)", 2021, "2107.00782",
+    ),
+    _layer(
+        "PSA_s", "psa", "psa-s", "", "",
+        "Polarized Self-Attention: Towards High-quality Pixel-wise Regression (official code)", 2021, "2107.00782",
+    ),
+    _layer(
+        "GC", "gc", "gc", "ContextBlock", "ratio pooling_type fusion_types",
+        "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019, "1904.11492",
     ),
 )
 # fmt: on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,24 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "CoT": ("CoTAttention", "CoT"),
     "CPCA": ("CPCA",),
     "DAttention": ("DAttention", "DAttentionBaseline"),
+    "LSKA": ("LSKA",),
+    "LSK": ("LSKblock", "LSKBlock"),
+    "SCSA": ("SCSA",),
+    "ELA": ("ELA", "EfficientLocalizationAttention"),
+    "Polarized": ("ParallelPolarizedSelfAttention",),
+    "PolarizedSeq": ("SequentialPolarizedSelfAttention",),
+    "PSA_p": ("PSA_p",),
+    "PSA_s": ("PSA_s",),
+    "GC": ("ContextBlock",),
 }
-ARGUMENTS = {"DAttention": lambda size: {"q_size": size}}
+ARGUMENTS: dict[str, Callable[[int, tuple[int, int]], dict[str, Any]]] = {
+    "DAttention": lambda channels, size: {"q_size": size},
+    "LSKA": lambda channels, size: {"k_size": 7},
+    "SCSA": lambda channels, size: {"head_num": 1},
+    "PSA_p": lambda channels, size: {"planes": channels},
+    "PSA_s": lambda channels, size: {"planes": channels},
+    "GC": lambda channels, size: {"ratio": 1 / 16},
+}
 
 
 def load_classes(folder: str | Path) -> tuple[dict[str, type[nn.Module]], dict[str, str]]:
@@ -83,7 +99,7 @@ def build(
     found = next((name for name in names if name in classes), None)
     if found is None:
         return None, f"no class {' or '.join(names)}"
-    arguments: dict[str, Any] = ARGUMENTS[layer](size) if layer in ARGUMENTS else {}
+    arguments: dict[str, Any] = ARGUMENTS[layer](channels, size) if layer in ARGUMENTS else {}
     accepted = inspect.signature(classes[found]).parameters
     try:
         theirs = classes[found](channels, **{k: v for k, v in arguments.items() if k in accepted})

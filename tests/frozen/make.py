@@ -50,8 +50,17 @@ PLAIN: dict[str, Row] = {
     "shuffle": ("Shuffle", {"groups": 4}),
     "mlca": ("MLCA", {}),
     "sk": ("SK", {}),
+    "lska": ("LSKA", {"kernel_size": 11}),
+    "lsk": ("LSK", {}),
+    "scsa": ("SCSA", {"head_num": 4, "window_size": 3}),
+    "ela": ("ELA", {"kernel_size": 5, "num_groups": 8}),
+    "polarized": ("Polarized", {}),
+    "polarized-seq": ("PolarizedSeq", {}),
+    "psa-p": ("PSA_p", {}),
+    "psa-s": ("PSA_s", {}),
+    "gc": ("GC", {"ratio": 0.25}),
 }
-UNGATED = {"crisscross"}  # starts as the identity by a scalar of its own
+UNGATED = {"crisscross", "gc"}  # start as the identity by zeros of their own
 GATED: dict[str, Row] = {
     f"{name}-gated": (layer, {**arguments, "gate": True})
     for name, (layer, arguments) in PLAIN.items()
@@ -90,6 +99,15 @@ OPTIONS: dict[str, Row] = {
     "triplet-two-planes": ("Triplet", {"no_spatial": True}),
     "mlca-local": ("MLCA", {"local_size": 3, "gamma": 1, "local_weight": 0.8}),
     "sk-groups": ("SK", {"kernels": [3, 5], "reduction": 2, "group": 4, "L": 4}),
+    "scsa-map": ("SCSA", {"window_size": -1, "attn_drop_ratio": 0.1}),
+    "scsa-max": ("SCSA", {"window_size": 2, "group_kernel_sizes": [3, 3, 5, 11], "down_sample_mode": "max_pool"}),
+    "scsa-softmax": ("SCSA", {"head_num": 2, "qkv_bias": True, "gate_layer": "softmax"}),
+    "ela-groups": ("ELA", {"groups": 2}),
+    "ela-pointwise": ("ELA", {"kernel_size": 1, "groups": 1, "bias": True}),
+    "gc-mean": ("GC", {"ratio": 0.25, "pooling_type": "avg"}),
+    "gc-mul": ("GC", {"ratio": 0.25, "fusion_types": ["channel_mul"]}),
+    "gc-mul-gated": ("GC", {"ratio": 0.25, "fusion_types": ["channel_mul"], "gate": True}),
+    "gc-both": ("GC", {"ratio": 0.25, "fusion_types": ["channel_mul", "channel_add"]}),
 }
 CASES: dict[str, Row] = {**PLAIN, **GATED, **OPTIONS}
 

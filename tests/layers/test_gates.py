@@ -345,7 +345,11 @@ def test_a_spatial_gate_prefers_one_of_equal_channels() -> None:
     assert sorted(x.grad.unique(return_counts=True)[1].tolist()) == [1, 5]
 
 
-@pytest.mark.parametrize("name", ["SE", "CBAM", "BAM", "CoordAtt", "CAA", "CPCA", "CrissCross"])
+COMPILED = ["SE", "CBAM", "BAM", "CoordAtt", "CAA", "CPCA", "CrissCross", "LSKA", "LSK", "SCSA", "ELA"]
+COMPILED += ["Polarized", "PolarizedSeq", "PSA_p", "PSA_s"]
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_layer_is_one_graph_and_agrees(name: str) -> None:
     layer = registry.create(name, 8).double().eval()
     x = features(1, 8, 33, 34).requires_grad_()

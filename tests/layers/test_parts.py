@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("form")
 
 WIDTH = 16
 LAYERS = [layer.name for layer in registry.TABLE]
-OPTIONS = {"BAM": {"reduction": 2}}  # a hidden layer of one unit may be dead behind its ReLU
+# A hidden layer of one unit may be dead behind its ReLU, or constant behind its norm.
+OPTIONS = {"BAM": {"reduction": 2}, "GC": {"ratio": 0.25}}
 PARTS = [
     (layer, name)
     for layer in LAYERS

@@ -24,7 +24,7 @@ WIDTHS = frozenset((*_TAKEN, *_GIVEN, "gate_channel", "n_dims"))
 
 def accept_width_keywords(cls: type) -> None:
     """Let a layer's class take ``channel=64``, ``dim=64`` and the like for ``channels=64``; again changes nothing."""
-    original = cls.__dict__["__init__"]
+    original: Any = cls.__init__  # type: ignore[misc]
     if hasattr(original, "__wrapped__"):
         return
 
