@@ -228,7 +228,7 @@ def test_what_cannot_be_meant_names_row_and_value(row: str, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["ECA", "EMA", "SimAM", "SK", "GAM", "SKAttention", "MHCA", "PConv", "ShuffleAttention"]
+    "name", ["FCA", "EPSA", "NAM", "MHCA", "PConv", "S2Attention", "CPAM", "PAM", "SimCLR"]
 )
 def test_a_layer_that_sounds_alike_is_not_suggested(name: str) -> None:
     with pytest.raises(UnknownLayerError, match=rf"unknown module '{name}'\. Layers .*register\('{name}', {name}\)"):
