@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments import evidence, forms, report
+from experiments import evidence, export_table, forms, report
 from yolo_attn import listing, registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +42,7 @@ def sections(chinese: bool = False) -> dict[str, str]:
         "speed-bccd-layers": evidence.speed_table,
         "benchmark": report.benchmark_table,
         "fast-forms": forms.forms_table,
+        "export": export_table.export_table,
     }
     for task, table in tables.items():
         content = evidence.load(ROOT / "results", task)

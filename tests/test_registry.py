@@ -212,8 +212,8 @@ def test_the_listing_can_be_pasted() -> None:
     rows = yaml.safe_load(text)
     assert [row[2] for row in rows] == yolo_attn.list_layers()
     defaults = [yaml.safe_load(line.split("defaults:")[1]) for line in text.splitlines() if "# defaults:" in line]
-    assert len(defaults) == sum(1 for layer in registry.TABLE if layer.arguments)
-    for (_, _, name, args), given in zip(rows, defaults, strict=True):
+    with_defaults = [row for row in rows if registry.find(row[2]).arguments]
+    for (_, _, name, args), given in zip(with_defaults, defaults, strict=True):
         plain, full = yolo_attn.create(name, 64, *args), yolo_attn.create(name, 64, **given)
         assert str(plain).replace("[", "(").replace("]", ")") == str(full).replace("[", "(").replace("]", ")")
         assert list(given) == list(registry.find(name).arguments)

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -186,12 +187,13 @@ def _entry(model: str, column: Column, row: Row) -> dict[str, Any]:
     for package in modules.values():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-    numbers = {key: value for key, value in asdict(row).items() if value not in ("", None, 0)}
-    numbers.pop("log", None)
-    tail = [line for line in row.log.strip().splitlines() if line.strip()][-3:] if row.state == "failed" else []
+    said = {key: value for key, value in asdict(row).items() if value not in ("", None, 0) and key != "log"}
+    if "layer" in said:
+        said["first"] = said.pop("layer")
+    if "note" in said:
+        said["note"] = re.sub(r"/\S*/", "", said["note"])  # folders of this machine
     place = place if layer != "none" else ""
-    entry = {"model": model, "layer": layer, "place": place, "column": column.name, **numbers, "packages": found}
-    return entry | ({"log": tail} if tail else {})
+    return {"model": model, "layer": layer, "place": place, "column": column.name, **said, "packages": found}
 
 
 def _read_images(files: list[str]) -> torch.Tensor:

@@ -39,6 +39,7 @@ FAST = {
     "yolo-attn doctor": ("", "All is well."),
     "yolo-attn layers": ("", "[-1, 1, CBAM, ["),
     "yolo-attn runs runs": ("", "detect/train"),
+    "yolo-attn verify best.pt": ("--formats torchscript --imgsz 64 --source images", "same"),
 }
 SLOW = {
     "yolo train model=yolo11s-cbam.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.cbam.CBAM"),
@@ -70,12 +71,23 @@ SLOW = {
         "--models yolov8n.yaml --rounds 1 --epochs 2 --imgsz 64 --batch 4 --workers 0 --out out", "images/s"
     ),
     "python scripts/benchmark.py --against DIR --whole --start": (BENCHMARK, "| `yolo version` |"),
+    "yolo-attn verify best.pt --formats onnx,openvino --imgsz 640,480x640 --dynamic": (
+        "--imgsz 64,32x64 --source images", "64x64, 32x64"
+    ),
+    "yolo-attn verify best.pt --formats onnx --half --source my-images --export opset=17": (
+        "--imgsz 64 --source images", "same"
+    ),
+    "python scripts/experiments/export_matrix.py --base best.pt --work DIR": (
+        "--models yolov8n-se --columns TorchScript -o out", "same"
+    ),
     "python scripts/fast_forms.py": (
         "--forms caa.box_mean --rounds 2 --threads 1 --no-steps -o out", "| `caa.box_mean` |"
     ),
 }  # fmt: skip
 ELSEWHERE = {
     "yolo-attn demo": "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
+    "yolo-attn demo model=yolov8n.yaml":
+        "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
     "yolo version": "tests/experiments/test_benchmark_host.py::test_the_start_is_measured_with_and_without_the_hook",
     "yolo-attn strip best.pt":
         "tests/host/model/test_surgery.py::test_strip_gives_back_the_plain_model_and_refuses_where_gates_are_open",
@@ -160,6 +172,8 @@ def test_it_runs_too(command: str, workshop: Path, host_settings: dict[str, str]
 )
 def test_python_blocks_run(code: str, tmp_path: Path, host_settings: dict[str, str]) -> None:
     code = code.replace("epochs=3, imgsz=320", "epochs=1, imgsz=32, fraction=0.1, workers=0, plots=False")
+    if "onnxslim" in code:
+        pytest.importorskip("onnxslim")
     (tmp_path / "shown.py").write_text(code, encoding="utf-8")
     _call(tmp_path, host_settings, "python", "shown.py")
 

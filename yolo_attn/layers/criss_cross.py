@@ -65,7 +65,7 @@ class CrissCross(nn.Module):
         q, k, v = (rearrange(conv(x), "b c h w -> b h w c") for conv in convs)
         columns, rows = self._weights(q, k).to(v.dtype).split(x.shape[2:], 3)  # (B, H, W, H), (B, H, W, W)
         o = like(rearrange(_turn(columns) @ _turn(v) + _turn(rows @ v), "b w h c -> b c h w"), x)
-        return (x + self.gamma.to(o.dtype) * o).to(x.dtype)
+        return (x + self.gamma * o).to(x.dtype)
 
     @staticmethod
     def _weights(q: Tensor, k: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class CrissCross(nn.Module):
             rows = q @ rearrange(k, "b h w c -> b h c w")  # (B, H, W, W)
             # The pixel itself stands in its row and in its column; it counts once.
             y = torch.arange(q.shape[1], device=q.device)
-            columns = columns.masked_fill(y[:, None] == y, float("-inf"))
+            columns = columns + torch.where(y[:, None] == y, float("-inf"), 0.0)
             return torch.cat([_turn(columns), rows], 3).softmax(3)
 
     extra_repr = check.arguments

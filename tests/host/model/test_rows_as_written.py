@@ -227,9 +227,7 @@ def test_what_cannot_be_meant_names_row_and_value(row: str, message: str) -> Non
         parse(row)
 
 
-@pytest.mark.parametrize(
-    "name", ["FCA", "EPSA", "NAM", "MHCA", "PConv", "S2Attention", "CPAM", "PAM", "SimCLR"]
-)
+@pytest.mark.parametrize("name", ["FCA", "EPSA", "NAM", "MHCA", "PConv", "S2Attention", "CPAM", "PAM", "SimCLR"])
 def test_a_layer_that_sounds_alike_is_not_suggested(name: str) -> None:
     with pytest.raises(UnknownLayerError, match=rf"unknown module '{name}'\. Layers .*register\('{name}', {name}\)"):
         parse(f"[-1, 1, {name}, [1024]]")

@@ -1,0 +1,83 @@
+"""The export matrix as Markdown: a line for each way to export, a column for each layer, and whose limits gaps are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from yolo_attn import registry
+
+Row = Mapping[str, Any]
+PLACES = ("backbone", "neck")
+# (way to export, layer, what was said) -> whose limit it is; the first that fits.
+LIMITS: tuple[tuple[str, str, str, str], ...] = (
+    (
+        "ONNX opset 13", "DAttention", "grid_sampler",
+        "ONNX has `GridSample` since opset 16. Leave `opset` out, or give 16 or more.",
+    ),
+    (
+        "ncnn", "BiFormer", "",
+        "ncnn holds at most four dimensions and no batch; windows of a map need more. pnnx writes operators that ncnn "
+        "does not know, and its loader says so. `torch.arange(16.).reshape(1, 2, 2, 2, 2).permute(0, 1, 3, 2, 4)` of "
+        "an input does it without us.",
+    ),
+    (
+        "ncnn", "DAttention", "",
+        "ncnn has no batch. The groups of the offset network go through one convolution as a batch; ncnn's "
+        "convolution reads it as a fourth dimension and crashes. `conv(x.reshape(4, 16, h, w))` does it without us.",
+    ),
+)  # fmt: skip
+
+
+def export_table(content: Row) -> str:
+    """Return the record of ``scripts/experiments/export_matrix.py`` as Markdown.
+
+    A cell is ✓ if backbone and neck are the same as in PyTorch. Else it names the note of each place that is not.
+    """
+    rows = content["rows"]
+    layers = ["none", *(layer.name for layer in registry.TABLE)]
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    notes: list[str] = []
+    lines = [
+        f"| | {' | '.join('YOLOv8n' if layer == 'none' else layer for layer in layers)} | largest difference |",
+        "|---" * (len(layers) + 2) + "|",
+    ]
+    for column in columns:
+        mine = [row for row in rows if row["column"] == column]
+        cells = [_cell([row for row in mine if row["layer"] == layer], notes) for layer in layers]
+        worst = max((row.get("difference", 0.0) for row in mine if row["state"] == "same"), default=0.0)
+        lines.append(f"| {column} | {' | '.join(cells)} | {worst:.0e} |")
+    green = sum(row["state"] == "same" for row in rows)
+    lines += ["", f"{green} of {len(rows)} exports are the same as their PyTorch model.", ""]
+    lines += [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    return "\n".join(lines).rstrip()
+
+
+def explain(row: Row) -> str | None:
+    """Return whose limit a row that is not green shows, or None if nobody has looked into it."""
+    said = row.get("note", "")
+    for column, layer, words, text in LIMITS:
+        if re.fullmatch(column, row["column"]) and re.fullmatch(layer, row["layer"]) and re.search(words, said):
+            return text
+    return None
+
+
+def _cell(rows: Sequence[Row], notes: list[str]) -> str:
+    if not rows:
+        return ""
+    marks = {}
+    for row in rows:
+        if row["state"] == "same":
+            continue
+        layer = "the plain model" if row["layer"] == "none" else row["layer"]
+        said = row.get("note") or f"differs by {row.get('difference', 0):.0e}, first at {row.get('first', '?')}"
+        text = f"{row['column']}, {layer}: {explain(row) or 'not looked into.'} It says: *{said}*"
+        if text not in notes:
+            notes.append(text)
+        marks[row["place"]] = f"[{notes.index(text) + 1}]"
+    if not marks:
+        return "✓" if len(rows) == 2 or rows[0]["layer"] == "none" else f"✓ {rows[0]['place']}"
+    if len(set(marks.values())) == 1 and len(marks) == len(rows):
+        return next(iter(marks.values()))
+    return ", ".join(f"{place} {marks.get(place, '✓')}" for place in PLACES)
