@@ -163,14 +163,14 @@ def _installs(combination: Combination, wheel: Path, share: Path | None, python:
     if share is None:
         yield [*pip, str(wheel), *combination.requirements()]
         return
-    # What is shared is found last, so that what is installed here wins.
     site = python.parents[1] / f"lib/python{combination.python}/site-packages"
-    hook = f"import pathlib; pathlib.Path({str(site / 'zz_shared.pth')!r}).write_text({str(share)!r})"
-    yield [str(python), "-c", hook]
     yield [*pip, "--no-deps", str(wheel), combination.requirements()[0]]
     lacking = _lacking(site, share)  # of the release that has just been installed
     if lacking:
         yield [*pip, "--no-deps", *lacking]
+    # What is shared is seen last, so that pip takes none of it for its own and what is installed here wins.
+    hook = f"import pathlib; pathlib.Path({str(site / 'zz_shared.pth')!r}).write_text({str(share)!r})"
+    yield [str(python), "-c", hook]
 
 
 def _lacking(site: Path, share: Path) -> list[str]:
