@@ -88,8 +88,8 @@ def test_sharing_installs_what_the_release_lacks_there_and_shares_last(tmp_path:
         if not commands:
             installed(site, "ultralytics", "8.3.100", *needs)
         commands.append(command)
-    assert commands[1][-2:] == ["numpy<=2.1.1,>=1.23", "pandas>=1.1"]
-    assert "ultralytics==8.3.100" in commands[0] and "zz_shared.pth" in commands[2][-1] and len(commands) == 3
+    assert commands[2][-2:] == ["numpy<=2.1.1,>=1.23", "pandas>=1.1"]
+    assert "ultralytics==8.3.100" in commands[0] and "zz_shared.pth" in commands[1][-1] and len(commands) == 3
 
 
 @pytest.mark.slow
