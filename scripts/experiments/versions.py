@@ -25,7 +25,15 @@ OLDEST_TORCH = "2.2.2"  # setup.cfg says the same
 # PyTorch 2.2 was built for NumPy 1, and NumPy 1 is what this OpenCV still takes.
 WITH_OLD_TORCH = ("numpy<2", "opencv-python<4.11")
 _CBAM = "yolov8n-cbam-neck.yaml"
-_SMALL = ["data=shapes.yaml", "imgsz=64", "batch=16", "fraction=0.2", "workers=0", "plots=False", "project=out"]
+_SMALL = [
+    "data=shapes.yaml",
+    "imgsz=64",
+    "batch=16",
+    "fraction=0.2",
+    "workers=0",
+    "plots=False",
+    "project=OUT",
+]  # newer releases put a relative one elsewhere
 _RESUME = """
 import ast
 from ultralytics import YOLO
@@ -43,18 +51,18 @@ try:
     yolo.train(**small, epochs=2, name="cut")
 except InterruptedError:
     pass
-YOLO("out/cut/weights/last.pt").train(resume=True)
-rows = open("out/cut/results.csv").read().split()
+YOLO("OUT/cut/weights/last.pt").train(resume=True)
+rows = open("OUT/cut/results.csv").read().split()
 assert len([row for row in rows if row[:2] in ("1,", "2,")]) == 2, rows
 """
 STEPS: dict[str, list[str]] = {
     "doctor": ["yolo-attn", "doctor"],
     "build": ["python", "-c", f"from ultralytics import YOLO; assert 'CBAM(' in str(YOLO('{_CBAM}').model)"],
     "train": ["yolo", "train", f"model={_CBAM}", *_SMALL, "epochs=1", "name=one"],
-    "reload": ["yolo", "val", "model=out/one/weights/best.pt", *_SMALL],
+    "reload": ["yolo", "val", "model=OUT/one/weights/best.pt", *_SMALL],
     "resume": ["python", "-c", _RESUME.format(model=_CBAM, small=_SMALL)],
-    "export": ["yolo", "export", "model=out/one/weights/best.pt", "format=torchscript", "imgsz=64"],
-    "exported": ["yolo", "val", "model=out/one/weights/best.torchscript", *_SMALL],
+    "export": ["yolo", "export", "model=OUT/one/weights/best.pt", "format=torchscript", "imgsz=64"],
+    "exported": ["yolo", "val", "model=OUT/one/weights/best.torchscript", *_SMALL],
 }
 
 
@@ -128,7 +136,7 @@ def run_row(combination: Combination, wheel: Path, folder: Path, share: Path | N
         return row | {"log": _end(done.stdout)}
     row["found"] = _versions(bin_ / "python", work)
     for name, (program, *rest) in STEPS.items():
-        seconds, done = _timed([str(bin_ / program), *rest], work)
+        seconds, done = _timed([str(bin_ / program), *(word.replace("OUT", str(work / "out")) for word in rest)], work)
         row["steps"][name] = None if done.returncode else round(seconds, 1)
         if done.returncode:
             row["log"] += f"--- {name}\n{_end(done.stdout)}\n"
@@ -163,14 +171,14 @@ def _installs(combination: Combination, wheel: Path, share: Path | None, python:
     if share is None:
         yield [*pip, str(wheel), *combination.requirements()]
         return
-    # What is shared is found last, so that what is installed here wins.
     site = python.parents[1] / f"lib/python{combination.python}/site-packages"
-    hook = f"import pathlib; pathlib.Path({str(site / 'zz_shared.pth')!r}).write_text({str(share)!r})"
-    yield [str(python), "-c", hook]
     yield [*pip, "--no-deps", str(wheel), combination.requirements()[0]]
     lacking = _lacking(site, share)  # of the release that has just been installed
+    # What is shared is seen last: what is installed here wins.
+    hook = f"import pathlib; pathlib.Path({str(site / 'zz_shared.pth')!r}).write_text({str(share)!r})"
+    yield [str(python), "-c", hook]
     if lacking:
-        yield [*pip, "--no-deps", *lacking]
+        yield [*pip, *lacking]
 
 
 def _lacking(site: Path, share: Path) -> list[str]:

@@ -71,6 +71,27 @@ def test_a_python_that_is_not_here_is_said(tmp_path: Path) -> None:
     assert row["log"] == "there is no Python 3.99 here" and not versions.is_good(row)
 
 
+def test_sharing_installs_what_the_release_lacks_there_and_shares_last(tmp_path: Path) -> None:
+    def installed(site: Path, name: str, version: str, *needs: str) -> None:
+        info = site / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {need}" for need in needs)]
+        (info / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", *lines]) + "\n")
+
+    share, site = tmp_path / "share", tmp_path / "venv/lib/python3.11/site-packages"
+    installed(share, "numpy", "2.4.0")
+    installed(share, "torch", "2.14.0")
+    needs = ("numpy<=2.1.1,>=1.23", "torch>=1.8", "pandas>=1.1", "wheel; extra == 'dev'")
+    commands = []
+    python = tmp_path / "venv/bin/python"
+    for command in versions._installs(Combination("8.3.100"), tmp_path / "our.whl", share, python):
+        if not commands:
+            installed(site, "ultralytics", "8.3.100", *needs)
+        commands.append(command)
+    assert commands[2][-2:] == ["numpy<=2.1.1,>=1.23", "pandas>=1.1"]
+    assert "ultralytics==8.3.100" in commands[0] and "zz_shared.pth" in commands[1][-1] and len(commands) == 3
+
+
 @pytest.mark.slow
 def test_the_newest_combination_works(tmp_path: Path) -> None:
     import torch
