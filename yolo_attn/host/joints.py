@@ -15,7 +15,7 @@ JOINTS: dict[str, dict[str, tuple[str, ...]]] = {
     "ultralytics.nn.tasks": {
         "parse_model": ("model.rows.parse_model_joint",),
         "yaml_model_load": ("model.yamls.yaml_model_load_joint", "model.check.yaml_model_load_joint"),
-        "torch_safe_load": ("model.foreign.torch_safe_load_joint",),
+        "torch_safe_load": ("model.foreign.torch_safe_load_joint", "model.kept_rows.torch_safe_load_joint"),
         "DetectionModel.__init__": ("model.forward_errors.detection_model_joint",),
         "BaseModel.load": ("model.transfer.load_joint",),
         "BaseModel.fuse": ("model.fold.fuse_joint",),

@@ -56,9 +56,10 @@ class PastedCAA(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = Unit(channels), Unit(channels)
+        self.conv1 = Unit(channels)
         self.h_conv = nn.Conv2d(channels, channels, (1, 11), padding=(0, 5), groups=channels)
         self.v_conv = nn.Conv2d(channels, channels, (11, 1), padding=(5, 0), groups=channels)
+        self.conv2 = Unit(channels)
 
     def forward(self, x):
         if not self.is_here:
@@ -273,3 +274,17 @@ def test_resume_goes_on_with_the_same_function(interrupted, pasted, said) -> Non
     yolo.train(resume=True)
     assert yolo.trainer.epoch == 1 and any("resuming training" in line.lower() for line in said)
     assert type(yolo.trainer.ema.ema.model[10]).__module__ == "yolo_attn.layers.caa"
+
+
+def test_resume_refuses_an_optimizer_state_of_another_order(interrupted) -> None:
+    from ultralytics import YOLO
+
+    from yolo_attn.layers import CloAttention
+
+    layer = CloAttention(256)
+    layer._modules = dict(reversed(layer._modules.items()))
+    last = interrupted("clo", layer)
+    with pytest.raises(
+        CheckpointError, match=r"last\.pt cannot be resumed: .* the parameters of model\.10 CloAttention"
+    ):
+        YOLO(str(last)).train(resume=True)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from ...errors import CheckpointError
 from ..model import foreign, transfer
 from ..model.ours import readable
 from . import checkpoints, nonfinite
@@ -120,6 +122,8 @@ def resume_training_joint(original: Function) -> Function:
         report = transfer.reports.get(bare(self.model))
         if self.resume and report is not None and report.foreign:
             raise foreign.refusal(self.args.model, report.foreign)
+        if self.resume:
+            _check_order(self, ckpt)
         done = isinstance(ckpt, dict) and ckpt.get("optimizer") is not None and ckpt.get("epoch", -1) + 1 >= self.epochs
         if done and self.resume and _rank() == -1 and is_ours(self):
             self.epoch, self.start_epoch = ckpt["epoch"], ckpt["epoch"] + 1
@@ -128,6 +132,21 @@ def resume_training_joint(original: Function) -> Function:
         return original(self, ckpt, *args, **kwargs)
 
     return resume_training
+
+
+def _check_order(trainer: Any, checkpoint: Any) -> None:
+    """Refuse an optimizer state, which goes by order, of a model whose parameters stood in another order."""
+    held = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else None
+    saved = held if isinstance(held, nn.Module) else nn.Module()
+    theirs, ours = ([name for name, _ in model.named_parameters()] for model in (saved, bare(trainer.model)))
+    if theirs != ours and set(theirs) == set(ours):
+        first = next(name for name, own in zip(theirs, ours, strict=True) if name != own)
+        raise CheckpointError(
+            f"{trainer.args.model} cannot be resumed: since it was saved, the parameters of {readable(saved, first)} "
+            "have been given another order, and its optimizer state goes by order. Finish the run with the yolo-attn "
+            f"that began it, or start a new one with its weights: yolo train model=<your model>.yaml "
+            f"pretrained={trainer.args.model}"
+        )
 
 
 def _is_finite(trainer: Any, run: Run, stack: contextlib.ExitStack) -> bool:
