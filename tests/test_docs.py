@@ -82,7 +82,12 @@ def test_ci_runs_the_test_command_word_for_word() -> None:
 
 def test_every_grafted_model_named_has_a_base_a_layer_and_a_place() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    names = set(re.findall(r"\b((?:yolo|rtdetr)[\w-]+)\.yaml", text)) - {"yolo11n", "yolov8n", "my-yolo11n", "yolov8-cbam"}
+    names = set(re.findall(r"\b((?:yolo|rtdetr)[\w-]+)\.yaml", text)) - {
+        "yolo11n",
+        "yolov8n",
+        "my-yolo11n",
+        "yolov8-cbam",
+    }
     readings = {name: split_name(name) for name in names}
     assert len(names) > 12
     assert all(
