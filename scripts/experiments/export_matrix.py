@@ -126,6 +126,8 @@ def _cell(model: Path, column: Column, images: list[str], folder: Path) -> None:
     stream = os.open("log.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
+    if column.form == "saved_model":  # the host would download them; they matter to int8 alone
+        np.save("calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), np.float32))
     try:
         if column.run is not None:
             row = column.run(str(model), column.sizes)

@@ -18,14 +18,13 @@ LIMITS: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         "ncnn", "BiFormer", "",
-        "ncnn holds at most four dimensions and no batch; windows of a map need more. pnnx writes operators that ncnn "
-        "does not know, and its loader says so. `torch.arange(16.).reshape(1, 2, 2, 2, 2).permute(0, 1, 3, 2, 4)` of "
-        "an input does it without us.",
+        "ncnn holds at most four dimensions; cutting a map into windows takes six. ncnn cannot load "
+        "`x.reshape(1, 8, 2, 5, 2, 6).permute(0, 2, 4, 3, 5, 1)` either.",
     ),
     (
         "ncnn", "DAttention", "",
-        "ncnn has no batch. The groups of the offset network go through one convolution as a batch; ncnn's "
-        "convolution reads it as a fourth dimension and crashes. `conv(x.reshape(4, 16, h, w))` does it without us.",
+        "ncnn has no batch, and the layer's groups are one. Any depthwise convolution of `x.reshape(4, 2, 10, 12)` "
+        "crashes there too, and a dense one gives NaN.",
     ),
 )  # fmt: skip
 

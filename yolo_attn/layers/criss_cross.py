@@ -77,7 +77,7 @@ class CrissCross(nn.Module):
             rows = q @ rearrange(k, "b h w c -> b h c w")  # (B, H, W, W)
             # The pixel itself stands in its row and in its column; it counts once.
             y = torch.arange(q.shape[1], device=q.device)
-            columns = columns + torch.where(y[:, None] == y, float("-inf"), 0.0)
+            columns = columns + (y[:, None] == y).to(dtype) * torch.finfo(dtype).min
             return torch.cat([_turn(columns), rows], 3).softmax(3)
 
     extra_repr = check.arguments
