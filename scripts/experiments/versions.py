@@ -178,7 +178,7 @@ def _installs(combination: Combination, wheel: Path, share: Path | None, python:
     hook = f"import pathlib; pathlib.Path({str(site / 'zz_shared.pth')!r}).write_text({str(share)!r})"
     yield [str(python), "-c", hook]
     if lacking:
-        yield [*pip, *lacking]
+        yield [*pip, *lacking, *combination.requirements()[2:]]
 
 
 def _lacking(site: Path, share: Path) -> list[str]:
