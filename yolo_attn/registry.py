@@ -64,8 +64,8 @@ TABLE: tuple[Layer, ...] = (
         "MHSA", "mhsa", "mhsa", "", "num_heads qkv_bias qk_scale attn_drop proj_drop",
         "Attention Is All You Need", 2017, "1706.03762",
         Namesake(
-            "BoTNet's MHSA(n_dims, width=14, height=14, heads=4)", ("width", "height", "num_heads"),
-            (range(2, 4096), range(2, 4096), range(1, 4096)), fewest=2,
+            "BoTNet's MHSA(n_dims, width=14, height=14, heads=4)", ("width", "height", "num_heads", "pos_emb"),
+            (range(2, 4096), range(2, 4096), range(1, 4096), (False, True)), fewest=2,
         ),
     ),
     _layer(

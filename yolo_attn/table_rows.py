@@ -31,7 +31,7 @@ class Namesake:
         """Return whether positional arguments look like the namesake's."""
         is_long_enough = self.fewest <= len(positional) <= len(self.arguments)
         pairs = zip(positional, self.values, strict=False)
-        return is_long_enough and all(type(value) is int and value in meant for value, meant in pairs)
+        return is_long_enough and all(isinstance(value, int) and value in meant for value, meant in pairs)
 
 
 @dataclass(frozen=True)
