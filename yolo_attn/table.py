@@ -34,7 +34,7 @@ class Namesake:
         """Return whether positional arguments look like the namesake's."""
         is_long_enough = self.fewest <= len(positional) <= len(self.arguments)
         pairs = zip(positional, self.values, strict=False)
-        return is_long_enough and all(type(value) is int and value in meant for value, meant in pairs)
+        return is_long_enough and all(isinstance(value, int) and value in meant for value, meant in pairs)
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ TABLE: tuple[Layer, ...] = (
         "MHSA", "mhsa", "mhsa", "", "num_heads qkv_bias qk_scale attn_drop proj_drop",
         "Attention Is All You Need", 2017, "1706.03762",
         Namesake(
-            "BoTNet's MHSA(n_dims, width=14, height=14, heads=4)", ("width", "height", "num_heads"),
-            (range(2, 4096), range(2, 4096), range(1, 4096)), fewest=2,
+            "BoTNet's MHSA(n_dims, width=14, height=14, heads=4)", ("width", "height", "num_heads", "pos_emb"),
+            (range(2, 4096), range(2, 4096), range(1, 4096), (False, True)), fewest=2,
         ),
     ),
     _layer(

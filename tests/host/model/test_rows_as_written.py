@@ -114,12 +114,15 @@ def test_two_equal_widths_are_dropped_with_one_line(name: str, said: list[str]) 
     ("name", "args", "advice"),
     [
         ("CBAM", "[512]", r"write \[\], or {reduction: 512} if"),
-        ("CBAM", "[512, 16, 7]", r"write \[16, 7\], or {reduction: 512, kernel_size: 16, mlp_bias: 7} if"),
+        ("CBAM", "[512, 16, 7]", r"write \[16, 7\]$"),
         ("CBAM", "[1024, 512]", r"write \[\], or {reduction: 512} if"),
         ("SE", "[512, true]", r"write \[true\], or {reduction: 512, bias: true} if"),
         ("DoubleAttention", "[512]", r"write \[\], or {c_m: 512} if"),
-        ("CrissCross", "[512]", r"write \[\], or {recurrence: 512} if"),
-        ("MHSA", "[512]", r"write \[\], or {num_heads: 512} if"),
+        ("CoordAtt", "[512, 512]", r"write \[\], or {reduction: 512} if"),
+        ("DoubleAttention", "[512, 512]", r"write \[\], or {c_m: 512, c_n: 512} if"),
+        ("CrissCross", "[512]", r"write \[\]$"),
+        ("CAA", "[512, 11, 11]", r"write \[11, 11\]$"),
+        ("MHSA", "[512]", r"write \[\]"),
     ],
 )
 def test_a_number_that_is_no_width_is_refused_at_every_scale(name: str, args: str, advice: str, scale: str) -> None:
@@ -188,6 +191,8 @@ def test_botnets_order_is_named(args: str) -> None:
 def test_botnets_order_without_heads_is_named_and_a_flag_is_none() -> None:
     with pytest.raises(RowError, match=r"\[14, 14\] looks like BoTNet.*: write \[num_heads\]"):
         parse("[-1, 1, MHSA, [14, 14]]")
+    with pytest.raises(RowError, match=r"needs no width and height and pos_emb; \[14, 14, 4, True\].*: write \[4\]"):
+        parse("[-1, 1, MHSA, [1024, 14, 14, 4, true]]")
     assert parse("[-1, 1, MHSA, [4, 1]]").qkv_bias is True
     assert parse("[-1, 1, MHSA, [4, true]]").num_heads == 4
 
@@ -217,6 +222,9 @@ def test_botnets_order_without_heads_is_named_and_a_flag_is_none() -> None:
             "[-1, 1, DAttention, {q_size: 160, dwc_pe: false, fixed_pe: true}]",
             r"DAttention\(256, .*has 5,243,144,064 parameters; 536,870,912 are allowed",
         ),
+        ("[-1, 1, CBAM, [kernel_size=7]]", r"CBAM: write {kernel_size: 7} for 'kernel_size=7'"),
+        ("[-1, 1, SE, ['reduction = 16', bias=False]]", r"SE: write {reduction: 16} for 'reduction = 16'"),
+        ("[-1, 1, CBAM, [16, gate=true]]", r"CBAM: write {gate: true} for 'gate=true'"),
         ("[-1, 1, CBAM, {dim: 512}]", "CBAM: dim=512 is not the width it gets, 256 or 1024; leave it out"),
         ("[-1, 1, CBAM, {gate: 2}]", "CBAM: gate=2 must be true or false"),
         ("[-1, 1, SE, {bias: 2}]", "SE: bias=2 must be True or False"),

@@ -13,7 +13,7 @@ from math import ceil
 from typing import Any
 
 from ... import registry
-from ...errors import RowError
+from ...errors import ArgumentError, RowError
 from ...graft import split_arguments
 from ...table import Layer, Namesake
 
@@ -71,6 +71,9 @@ def read(layer: Layer, name: str, args: Sequence[Any], source: Source) -> tuple[
     positional, keywords = split_arguments(given)
     if any(isinstance(a, Mapping) for a in positional):
         raise RowError(f"{name} has arguments {given!r}; a mapping of keywords must be the last one")
+    for key, equals, value in (a.partition("=") for a in positional if isinstance(a, str)):
+        if equals and key.strip() in (*layer.arguments, "gate"):
+            raise RowError(f"{name}: write {{{key.strip()}: {value.strip()}}} for {key + equals + value!r}")
     keywords = {str(key): literal(value) for key, value in keywords.items()}
     keywords = registry.without_widths(layer, keywords, (source.width, source.written or source.width))
     positional, dropped = _without_widths(positional, source)
@@ -119,10 +122,19 @@ def _of_namesake(layer: Layer, other: Namesake, name: str, positional: Sequence[
 def _no_width(layer: Layer, name: str, positional: Sequence[Any], source: Source) -> str:
     keywords = dict(zip(layer.arguments, positional, strict=False))
     meant = ", ".join(f"{key}: {_text(value)}" for key, value in keywords.items())
-    rest = ", ".join(map(_text, positional[1:]))
+    widths = 2 if positional[:1] == positional[1:2] else 1  # input and output
+    rest = ", ".join(map(_text, positional[widths:]))
     return f"{name}: {source.deny(positional[0])}. {name} takes its width from there: write [{rest}]" + (
-        f", or {{{meant}}} if that is meant" if meant else ""
+        f", or {{{meant}}} if that is meant" if meant and _can_be_built(layer, source.width, keywords) else ""
     )
+
+
+def _can_be_built(layer: Layer, width: int, keywords: Mapping[str, Any]) -> bool:
+    try:
+        registry.refuse_giants(layer, registry.bind(layer.name, width, (), keywords))
+    except (ArgumentError, ValueError):
+        return False
+    return True
 
 
 def _text(value: Any) -> str:
