@@ -65,6 +65,14 @@ def test_areas_of_zero_are_told(write_coco, write_image) -> None:
         assert len(_index(write_coco, write_image, [(1, 1, 20, 20)], area=area).warnings()) == 1
 
 
+def test_boxes_outside_their_image_are_told(write_coco, write_image) -> None:
+    boxes = [(64, 5, 9, 9), (5, 48, 9, 9), (-9, 5, 9, 9), (5, -20, 9, 9), (800, 600, 90, 90), (63, 47, 1, 1)]
+    index = _index(write_coco, write_image, boxes)
+    assert index.counts["outside_boxes"] == 5 and index.counts["boxes"] == 1
+    (said,) = (text for text in index.warnings() if "outside" in text)
+    assert "5 boxes lie outside their image and are left out (annotation 1 has [64.0, 5.0, 9.0, 9.0] in an " in said
+
+
 @pytest.mark.parametrize("row", [{}, {"area": None}, {"area": 1}])
 def test_sound_files_are_not_warned_of(row, write_coco, write_image) -> None:
     rng = np.random.default_rng(1)

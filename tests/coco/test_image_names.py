@@ -20,6 +20,10 @@ ONE_FILE = {
     "label studio, project number": ("images\\1/a1.jpg", "a1.jpg"),
     "label studio, upload": ("/data/upload/1/a1.jpg", "a1.jpg"),
     "label studio, upload of a file that has its old name here": ("/data/upload/12/3fa0b1c2-a1.jpg", "a1.jpg"),
+    "label studio, fetched by the exporter": ("3fa0b1__a1.jpg", "a1.jpg"),
+    "label studio, fetched by a newer one": ("images/3fa0b1c2__a1.jpg", "a1.jpg"),
+    "label studio, uploaded and fetched": ("3fa0b1__3fa0b1c2-a1.jpg", "a1.jpg"),
+    "label studio, fetched, under the name of the upload": ("3fa0b1__3fa0b1c2-a1.jpg", "3fa0b1c2-a1.jpg"),
     "label studio, local files": ("/data/local-files/?d=home/me/pictures/a1.jpg", "a1.jpg"),
     "label studio, local files encoded": ("/data/local-files/?d=my%20data%2Fimages%2Fa%201.jpg", "a 1.jpg"),
     "label studio, windows": ("..\\..\\data\\upload\\1\\a1.jpg", "a1.jpg"),
@@ -144,7 +148,10 @@ def test_a_file_that_another_name_means_exactly_is_not_taken(write_coco, write_i
 def test_an_image_of_one_split_is_not_looked_for_in_another(name, folder, write_coco, write_image, tmp_path) -> None:
     write_image(f"{folder}/0001.jpg")
     said = _error(write_coco([(1, name)], BOX), tmp_path / folder)
-    assert f"There is {tmp_path / folder}/0001.jpg: if that is the image, write 'images: " in said
+    assert (
+        f"There is {tmp_path / folder}/0001.jpg: if that is the image, write its name there as 'file_name', '0" in said
+    )
+    assert load_index(write_coco([(1, "0001.jpg")], BOX), [tmp_path / folder]).counts["images"] == 1
 
 
 def test_a_folder_far_above_says_nothing_of_the_split(write_coco, write_image, tmp_path: Path) -> None:
@@ -184,6 +191,28 @@ def test_an_image_that_lies_elsewhere_is_named_with_what_to_write(write_coco, wr
     write_image("others/a1.jpg")
     said = _error(path, tmp_path / "empty")
     assert f"There are {tmp_path}/others/a1.jpg, {file}" in said
+
+
+def test_the_folders_of_all_splits_are_named(write_coco, write_image, tmp_path: Path) -> None:
+    files = [write_image(f"images/{name}") for name in ("train/t1.jpg", "val/v1.jpg")]
+    write_image("images/val/v2.jpg")
+    said = _error(write_coco([(1, "t1.jpg"), (2, "v1.jpg"), (3, "v2.jpg")], BOX), tmp_path / "images")
+    assert f"There are {files[0]}, {files[1]}: name the folder of the right one with 'images:'" in said
+    assert "one for each split, 'images: {train: ..., val: ...}'" in said
+
+
+@pytest.mark.parametrize("name", ["a1", "a1.png", "other.jpg"])
+def test_names_that_no_file_has_are_told_with_one_that_is_there(name, write_coco, write_image, tmp_path) -> None:
+    write_image("images/a1.jpg")
+    said = _error(write_coco([(1, name)], BOX), tmp_path / "nowhere", tmp_path / "images")
+    assert "write names as they are there as 'file_name', like 'a1.jpg'" in said
+    assert "as they are there" not in _error(write_coco([(1, name)], BOX), tmp_path / "annotations")
+
+
+def test_an_image_that_cannot_be_read_is_named(write_coco, tmp_path: Path) -> None:
+    (tmp_path / "a1.jpg").write_bytes(b"")
+    said = _error(write_coco([(1, "a1.jpg")], BOX), tmp_path)
+    assert "1 unreadable" in said and said.endswith(f"The first that cannot be read is {tmp_path}/a1.jpg")
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,39 @@ def test_more_names_than_keypoints_are_told(write_coco, write_image) -> None:
         _pose(_write(write_coco, [[1, 2], two, None], ["k1", "k2", "k3"]))
 
 
+def test_keypoints_without_visibility_are_told(write_coco, write_image) -> None:
+    write_image("a.png")
+    pairs = [10, 11, 20, 12, 30, 13]
+    path = _write(write_coco, [pairs, pairs, None], ["k1", "k2", "k3"])
+    with pytest.raises(DataError) as caught:
+        _pose(path)
+    assert str(caught.value) == (
+        f"{path}: all 2 'annotations' with keypoints have x and y alone of the 3 that 'categories' names, the first "
+        f"(id 1) {pairs}; write a visibility after each x, y: 2 seen, 1 hidden, 0 not labelled"
+    )
+    mended = [10, 11, 2, 20, 12, 2, 30, 13, 2]
+    assert _pose(_write(write_coco, [mended], ["k1", "k2", "k3"])).warnings() == []
+    # Without names they look like fewer keypoints, of a visibility that is none.
+    (said,) = _pose(_write(write_coco, [pairs, pairs])).warnings()
+    assert (
+        "2 annotations have keypoints whose visibility is not 0, 1 or 2 (annotation 1 has [10.0, 11.0, 20.0, " in said
+    )
+
+
+def test_relative_keypoints_are_told(write_coco, write_image) -> None:
+    write_image("a.png")
+    path = _write(write_coco, [[0.1, 0.2, 2, 0, 0, 0], [1, 1, 2, 1, 0, 2], [0.5, 0.5, 2, 9, 9, 2], [0] * 6])
+    (said,) = _pose(path).warnings()
+    assert "1 annotations have all their keypoints within a pixel, as if relative to their image (annotation 1" in said
+    assert load_index(path, [path.parent.parent]).warnings() == []
+
+
+def test_too_many_keypoints_are_told(write_coco, write_image) -> None:
+    write_image("a.png")
+    with pytest.raises(DataError, match=r"train.json: has no 'keypoints' \(at most 300\)"):
+        _pose(_write(write_coco, [[1, 1, 2] * 301]))
+
+
 def test_categories_of_several_kinds_stop_a_pose_run_only(write_coco, write_image) -> None:
     write_image("a.png")
     categories = [{"id": 1, "name": "a", "keypoints": ["x"]}, {"id": 2, "name": "b", "keypoints": ["x", "y"]}]

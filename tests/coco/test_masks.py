@@ -119,8 +119,12 @@ def test_a_file_without_masks_has_none_and_trains_no_segment_model(write_coco, w
     write_image("a.png")
     path = _write(write_coco, [None, [], 5])
     assert read_coco_json(path).masks is None
-    with pytest.raises(DataError, match=r"train.json: no annotation has a 'segmentation' that can be used"):
+    with pytest.raises(
+        DataError, match=r"train.json: no annotation has .* that can be used \(annotation 3 has 5\); a s"
+    ):
         _segment(path)
+    with pytest.raises(DataError, match=r"train.json: no annotation has a 'segmentation' that can be used; a segment"):
+        _segment(_write(write_coco, [None, []]))
     assert load_index(path, [path.parent.parent]).counts["boxes"] == 1
 
 
@@ -199,6 +203,17 @@ def test_masks_of_another_size_than_their_image_are_told(write_coco, write_image
     index = _segment(_write(write_coco, [{"size": [40, 20], "counts": [40, 400, 360]}, [SQUARE]]))
     assert index.counts["other_sizes"] == 1
     assert "1 run-length masks of another size than their image" in index.summary()
+
+
+def test_masks_that_are_relative_to_their_image_are_told(write_coco, write_image) -> None:
+    write_image("a.png")
+    tiny = [[0.1, 0.1, 0.5, 0.1, 0.5, 0.4]]
+    index = _segment(_write(write_coco, [tiny, [SQUARE]]))
+    assert "1 masks within a pixel, as if relative to their image; COCO means pixels" in index.summary()
+    corner = np.zeros((20, 40), np.uint8)
+    corner[0, 0] = 1
+    pixel = {"size": [20, 40], "counts": _runs(corner)}
+    assert _segment(_write(write_coco, [pixel, [SQUARE]], [(0, 0, 1, 1), (2, 2, 10, 10)])).counts["tiny_masks"] == 0
 
 
 def _runs(bitmap: np.ndarray) -> list[int]:

@@ -113,3 +113,9 @@ def test_two_processes_at_once_make_one_set(tmp_path: Path, monkeypatch) -> None
     assert len(said) == 1
     assert len(list((tmp_path / "cache/yolo-attn").iterdir())) == 1
     assert len(list((tmp_path / "cache").rglob("*.png"))) == 35
+
+
+def test_a_cache_folder_of_a_name_that_is_too_long_is_told(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("YOLO_ATTN_CACHE", str(tmp_path / ("x" * 300)))
+    with pytest.raises(DataError, match=r"cannot write the demo data .*File name too long; set YOLO_ATTN_CACHE"):
+        shapes.ensure_shapes()

@@ -108,6 +108,9 @@ class AnnotationColumns:
                 f"{short(next(iter(self.image_index)))}, 'categories' like {short(next(iter(self.category_index)))}"
             )
         counts["bad_masks"], counts["bad_polygons"] = self.masks.unusable, self.masks.unusable_parts
+        if self.masks.unusable:
+            place, given = self.masks.first_unusable
+            self.examples["bad_masks"] = [f"annotation {short(self.ids[place])} has {short(given)}"]
         counts["reshaped_masks"] = self.masks.reshaped
         counts["numbers_as_text"], counts["ids_of_other_type"] = self.as_text, self.other_type
         return {
@@ -136,6 +139,7 @@ class Keypoints:
         self.flaw = Flaw("keypoints", "")
         self.owners, self.numbers = array("q"), array("d")
         self.other_counts: Counter[int] = Counter()
+        self.pairs = 0  # lists of x, y without visibility
 
     def add(self, number: int, column: int, entry: Annotation) -> bool:
         """Take the keypoints of entry ``number``, which is annotation ``column`` of those kept.
@@ -152,7 +156,9 @@ class Keypoints:
         if read is not None and read != given and (not read or self._take(read, column)):
             return True
         self.flaw.add(number, entry)
-        if read is not None and not len(read) % 3:
+        if read is not None and len(read) == 2 * self.count and not set(read[2::3]) <= {0, 1, 2}:
+            self.pairs += 1
+        elif read is not None and not len(read) % 3:
             self.other_counts[len(read) // 3] += 1
         return False
 
@@ -181,14 +187,21 @@ class Keypoints:
                 f"{path}: 'categories': all must have the same number of 'keypoints' to train a pose model; one has "
                 f"{self.count}, another {self.other_count}"
             )
-        if self.flaw.count and not self.owners and sum(self.other_counts.values()) == self.flaw.count:
+        if self.flaw.count and not self.owners and self.pairs == self.flaw.count:
+            first = self.flaw.entry
+            return (
+                f"{path}: all {self.flaw.count} 'annotations' with keypoints have x and y alone of the {self.count} "
+                f"that 'categories' names, the first (id {short(first.id)}) {short(first.keypoints)}; write a "
+                "visibility after each x, y: 2 seen, 1 hidden, 0 not labelled"
+            )
+        if self.count and self.flaw.count and not self.owners and sum(self.other_counts.values()) == self.flaw.count:
             found = " or ".join(map(str, sorted(self.other_counts)))
             what = f"name those {found}" if len(self.other_counts) == 1 else "give all the same number"
             return (
                 f"{path}: 'categories' names {self.count} keypoints, and all {self.flaw.count} 'annotations' with "
                 f"keypoints have {found}; {what}, or leave 'keypoints' out of the categories to train without names"
             )
-        if self.flaw.count:
+        if self.flaw.count and self.count:
             others = " as in the others" if self.owners else f" for the {self.count} that 'categories' names"
             self.flaw.wanted = f"{3 * self.count} finite numbers [x, y, visibility, ...]{others}"
             return self.flaw.message(path, "annotations", total)

@@ -16,10 +16,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ..errors import DataError
 from .json_entries import short
 
-# What Label Studio puts before the name of an uploaded file.
-_UPLOAD = re.compile("^[0-9a-f]{8}-")
+# What Label Studio puts before the name of a file: of an uploaded one, and of one that it has fetched itself.
+_UPLOAD = re.compile("^(?:[0-9a-f]{6}(?:[0-9a-f]{2})?__|[0-9a-f]{8}-)")
 _SPLIT = re.compile(r"^(train|val|valid|validation|test)(?:ing)?[-_]?(?:\d{4})?$")
 SAME, READ, LAST_PARTS = range(3)  # the path itself; its letters or what follows a root's name; its last parts
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _MOST_LOOKED_AT = 50_000  # files below the data looked through for an example
 
 
@@ -111,10 +112,11 @@ class Finder:
                     yield from files
                     return
         for parts in _readings(name):
-            plain = _UPLOAD.sub("", parts[-1])
-            if plain != parts[-1]:
-                yield from (f for root in self._roots if _fits(parts, root) for f in self._walk(root, (plain,), True))
-                return
+            for plain in _without_upload(parts[-1]):
+                files = [f for root in self._roots if _fits(parts, root) for f in self._walk(root, (plain,), True)]
+                if files:
+                    yield from files
+                    return
 
     def _walk(self, folder: str, parts: Sequence[str], ignore_case: bool) -> list[str]:
         """Return the files that a path below a folder means; accents may be composed either way."""
@@ -164,6 +166,13 @@ def _readings(name: str) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(readings))
 
 
+def _without_upload(name: str) -> Iterator[str]:
+    """Return a name without what Label Studio has put before it, once for each time."""
+    while (plain := _UPLOAD.sub("", name)) not in (name, ""):
+        yield plain
+        name = plain
+
+
 def _fits(dropped: Sequence[str], root: str) -> bool:
     """Return whether leaving out these folders of a name does not lead into the folder of another split."""
     said = {_split(part) for part in dropped} - {""}
@@ -199,10 +208,10 @@ def _refuse_shared(found: dict[str, str]) -> None:
         )
 
 
-def elsewhere(name: str, folders: Iterable[str]) -> list[str]:
-    """Return files with the last part of a name that lie anywhere below the first of some folders that has one."""
-    wanted = {_folded(parts[-1]) for parts in _readings(name)}
-    wanted |= {_UPLOAD.sub("", last) for last in wanted}
+def elsewhere(names: Iterable[str], folders: Iterable[str]) -> list[str]:
+    """Return files with the last part of one of some names, anywhere below the first of some folders that has any."""
+    wanted = {_folded(parts[-1]) for name in names for parts in _readings(name)}
+    wanted |= {plain for last in wanted for plain in _without_upload(last)}
     seen, found = 0, []
     for folder in dict.fromkeys(folders):
         for parent, below, files in os.walk(folder):
@@ -214,3 +223,13 @@ def elsewhere(name: str, folders: Iterable[str]) -> list[str]:
         if found:
             break
     return found
+
+
+def image_in(folders: Iterable[str]) -> str:
+    """Return the name of an image in the first of some folders that has one, or ""."""
+    for folder in folders:
+        names = [entry.name for entry in os.scandir(folder)] if os.path.isdir(folder) else []  # noqa: PTH112
+        found = min((name for name in names if name.lower().endswith(_SUFFIXES)), default="")
+        if found:
+            return found
+    return ""

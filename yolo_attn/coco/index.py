@@ -17,7 +17,7 @@ from ..errors import DataError
 from . import label_cache
 from .box_checks import WARNINGS, check_boxes
 from .coco_json import CocoJson, Id, forget, read_coco_json
-from .image_names import LAST_PARTS, SAME, elsewhere
+from .image_names import LAST_PARTS, SAME, elsewhere, image_in
 from .images import Images, Located, locate, probe
 from .json_entries import short
 from .labels import TASKS, make_labels
@@ -123,6 +123,7 @@ _PHRASES = {
     "other_sizes": "run-length masks of another size than their image",
     "reshaped_masks": "masks that are one flat list or a list of points, read as polygons",
     "holes_filled": "masks with holes filled",
+    "tiny_masks": "masks within a pixel, as if relative to their image; COCO means pixels",
     "boxes_redrawn": "objects whose 'bbox' is not the box around their mask, which is trained on",
     "without_keypoints": "objects without labelled keypoints dropped",
     "bad_keypoints": "keypoints outside their image or of negative visibility taken as not labelled",
@@ -225,7 +226,7 @@ def _made(
     of_category = np.array([class_of[id_] for id_, _ in coco.categories], dtype=np.int64)
     labels = make_labels(coco, task, position, of_category[coco.category_of], images.sizes[first][:, ::-1])
     starts = np.searchsorted(labels.image, np.arange(len(first) + 1))
-    odd, examples = check_boxes(coco, np.where(is_usable[:, None], images.sizes, 0))
+    odd, examples = check_boxes(coco, np.where(is_usable[:, None], images.sizes, 0), task == "pose")
     counts = {
         **coco.counts,
         **labels.counts,
@@ -275,19 +276,28 @@ def _no_image(coco: CocoJson, roots: list[str], missing: list[str], unreadable: 
     )
     if other:
         return f"{text}Only a file of that name but of another size than the JSON says is there: {_printable(other[0])}"
+    if not missing:
+        return f"{text}The first that cannot be read is {_printable(unreadable[0])}"
     here = Path(coco.path).parent
-    files = elsewhere(missing[0], [*roots, str(here), str(here.parent)]) if missing else []
-    if len(files) == 1:
+    files = elsewhere(missing, [*roots, str(here), str(here.parent)])
+    by_folder: dict[str, str] = {}
+    for file in files:
+        by_folder.setdefault(str(Path(file).parent), file)
+    shown = ", ".join(map(_printable, list(by_folder.values())[:_SHOWN]))
+    if len(by_folder) == 1:
+        (folder,) = by_folder
+        mend = f"'images: {_printable(folder)}' in the data YAML"
+        if folder in roots:
+            mend = f"its name there as 'file_name', {short(Path(files[0]).name)}"
+        return f"{text}There is {shown}: if that is the image, write {mend}"
+    if by_folder:
         return (
-            f"{text}There is {_printable(files[0])}: if that is the image, write 'images: "
-            f"{_printable(str(Path(files[0]).parent))}' in the data YAML"
+            f"{text}There are {shown}: name the folder of the right one with 'images:' in the data YAML, or one for "
+            "each split, 'images: {train: ..., val: ...}'"
         )
-    if files:
-        return (
-            f"{text}There are {', '.join(map(_printable, files[:_SHOWN]))}: name the folder of the right one with "
-            "'images:' in the data YAML"
-        )
-    return f"{text}Name their folder with 'images:' in the data YAML"
+    there = image_in(roots)
+    like = f", or write names as they are there as 'file_name', like {short(there)}" if there else ""
+    return f"{text}Name their folder with 'images:' in the data YAML{like}"
 
 
 def _index(path: str, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> CocoIndex:

@@ -17,6 +17,8 @@ _ROUNDING_PX = 0.01
 _OTHER_BOX_PX = 1.0
 # A keypoint further outside than this is not in the picture.
 _BORDER_PX = 1.0
+# Outlines that end before this, from the image's corner on, are relative to it; a pixel of a run-length mask ends at 1.
+_TINY_PX = 0.99
 _CHUNK = 20_000  # objects whose outlines are held in double precision at once
 
 
@@ -110,14 +112,15 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
     """
     masks = coco.masks
     if masks is None and len(kept):
+        first = "".join(f" ({example})" for example in coco.examples.get("bad_masks", ()))
         raise DataError(
-            f"{coco.path}: no annotation has a 'segmentation' that can be used; a segment model needs masks, a detect "
-            "model is content with boxes"
+            f"{coco.path}: no annotation has a 'segmentation' that can be used{first}; a segment model needs masks, a "
+            "detect model is content with boxes"
         )
     x1, y1, x2, y2 = boxes.T
     rectangles = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
     is_moved = np.zeros(len(kept), dtype=bool)
-    counts = {"boxes_as_segments": 0, "other_sizes": 0, "holes_filled": 0, "boxes_redrawn": 0}
+    counts = {"boxes_as_segments": 0, "other_sizes": 0, "holes_filled": 0, "boxes_redrawn": 0, "tiny_masks": 0}
     points, lengths, found = [labels.points], [np.zeros(1, np.int64)], [np.zeros((0, 4), np.float32)]
     for start in range(0, len(kept), _CHUNK):
         chunk = slice(start, start + _CHUNK)
@@ -144,7 +147,9 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
             xy, corners, moved = _normalised(pieces, limits)
         corners[:, 2:] = np.minimum(corners[:, 2:] + inset / limits, 1)
         counts["boxes_as_segments"] += int((is_box | is_flat).sum())
-        drawn = np.abs(corners * np.tile(limits, 2) - boxes[chunk]).max(1, initial=0) > _OTHER_BOX_PX
+        pixels = corners * np.tile(limits, 2)
+        counts["tiny_masks"] += int((~is_box & (pixels[:, 2:] < _TINY_PX).all(1)).sum())
+        drawn = np.abs(pixels - boxes[chunk]).max(1, initial=0) > _OTHER_BOX_PX
         counts["boxes_redrawn"] += int(drawn.sum())
         is_moved[chunk] = moved
         points.append(xy)

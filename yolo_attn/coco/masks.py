@@ -83,11 +83,13 @@ class MasksBuilder:
     Attributes:
         unusable: Annotations whose mask nothing could be made of.
         unusable_parts: Polygons left out of masks that have others.
+        first_unusable: The first of them: its place, and what it has.
         reshaped: Masks that are one flat list or a list of points in place of a list of polygons.
     """
 
     def __init__(self) -> None:
         self.unusable = self.unusable_parts = self.reshaped = 0
+        self.first_unusable: tuple[int, Any] = (0, None)
         self._numbers = array("d")
         self._part_ends = array("q")
         self._ends = array("q")
@@ -99,10 +101,12 @@ class MasksBuilder:
         Returns:
             Whether it is written as text, which can mean one thing only.
         """
-        is_text = False
+        given, is_text = segmentation, False
         if isinstance(segmentation, str):
-            given, segmentation = segmentation, from_text(segmentation)
+            segmentation = from_text(segmentation)
             is_text = segmentation is not given
+        if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict):
+            segmentation = segmentation[0]
         if isinstance(segmentation, list):
             is_text |= self._add_polygons(segmentation)
         elif isinstance(segmentation, dict):
@@ -111,11 +115,11 @@ class MasksBuilder:
                 rle = _checked_rle(run_length_mask(segmentation))
                 is_text |= rle is not None
             if rle is None:
-                self.unusable += 1
+                self._refuse(given)
             else:
                 self._rles[len(self._ends)] = rle
         elif segmentation is not None:
-            self.unusable += 1
+            self._refuse(given)
         self._ends.append(len(self._part_ends))
         return is_text
 
@@ -135,8 +139,13 @@ class MasksBuilder:
             self.unusable_parts += len(shaped) - good
             self.reshaped += is_reshaped
         elif shaped:
-            self.unusable += 1
+            self._refuse(given)
         return is_text
+
+    def _refuse(self, given: Any) -> None:
+        if not self.unusable:
+            self.first_unusable = len(self._ends), given
+        self.unusable += 1
 
     def _add_polygon(self, polygon: Any) -> bool:
         if not (type(polygon) is list and len(polygon) >= 6 and not len(polygon) % 2):

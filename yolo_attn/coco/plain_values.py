@@ -75,17 +75,20 @@ def _is_points(value: Any) -> bool:
 
 def run_length_mask(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run-length mask whose size and counts are numbers where it has them as text, or text of Python bytes."""
-    size, counts = numbers(value.get("size")), value.get("counts")
-    if size is not None:
-        size = [int(side) if side == int(side) else side for side in size]
+    size, counts = _whole(numbers(value.get("size"))), from_text(value.get("counts"))
     if isinstance(counts, str) and re.fullmatch("b'.*'|b\".*\"", counts) and len(counts) <= _LONGEST_TEXT:
         try:
             counts = ast.literal_eval(counts).decode("ascii", "replace")
         except (ValueError, SyntaxError, MemoryError):
             counts = None
     elif isinstance(counts, list):
-        counts = numbers(counts)
+        counts = _whole(numbers(counts))
     return {"size": size, "counts": counts}
+
+
+def _whole(values: list[Any] | None) -> list[Any] | None:
+    """Return numbers with 5 in place of 5.0."""
+    return None if values is None else [int(value) if value == int(value) else value for value in values]
 
 
 def plain(entry: Annotation) -> Annotation:

@@ -7,6 +7,7 @@ without loss, so their pixels do not depend on the platform.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -33,7 +34,7 @@ def ensure_shapes() -> Path:
         DataError: If the cache folder cannot be written.
     """
     folder = cache_folder() / f"shapes-v{VERSION}"
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112  (of a name that is too long pathlib raises)
         return folder
     draft = None
     try:
@@ -43,7 +44,7 @@ def ensure_shapes() -> Path:
         draft.rename(folder)
     except OSError as error:
         # Another process may have finished first: its folder is the same.
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112
             raise DataError(
                 f"cannot write the demo data to {folder}: {error.strerror}; set {VARIABLE} to a folder you can write"
             ) from error

@@ -26,7 +26,7 @@ _CHANGED = ("clipped", "degenerate", "duplicate_boxes", "without_keypoints", "bo
 # Counts that mean that something is wrong with the files, not only with a box.
 _SUSPICIOUS = (
     "missing_images", "unreadable_images", "cut_images", "size_differs", "unknown_image", "unknown_category",
-    "numbers_as_text", "ids_of_other_type", "read_names",
+    "numbers_as_text", "ids_of_other_type", "read_names", "other_sizes", "tiny_masks",
 )  # fmt: skip
 
 
