@@ -141,10 +141,11 @@ def test_relative_keypoints_are_told(write_coco, write_image) -> None:
     assert load_index(path, [path.parent.parent]).warnings() == []
 
 
-def test_too_many_keypoints_are_told(write_coco, write_image) -> None:
+def test_too_many_or_no_keypoints_are_told(write_coco, write_image) -> None:
     write_image("a.png")
-    with pytest.raises(DataError, match=r"train.json: has no 'keypoints' \(at most 300\)"):
-        _pose(_write(write_coco, [[1, 1, 2] * 301]))
+    for bad in ([1, 1, 2] * 301, [1, 2]):
+        with pytest.raises(DataError, match=r"'keypoints' must be finite .* of 1 to 300 keypoints; 1 of 1 .* is \[1, "):
+            _pose(_write(write_coco, [bad]))
 
 
 def test_categories_of_several_kinds_stop_a_pose_run_only(write_coco, write_image) -> None:

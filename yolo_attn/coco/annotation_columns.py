@@ -201,9 +201,13 @@ class Keypoints:
                 f"{path}: 'categories' names {self.count} keypoints, and all {self.flaw.count} 'annotations' with "
                 f"keypoints have {found}; {what}, or leave 'keypoints' out of the categories to train without names"
             )
-        if self.flaw.count and self.count:
+        if self.flaw.count:
             others = " as in the others" if self.owners else f" for the {self.count} that 'categories' names"
-            self.flaw.wanted = f"{3 * self.count} finite numbers [x, y, visibility, ...]{others}"
+            self.flaw.wanted = (
+                f"{3 * self.count} finite numbers [x, y, visibility, ...]{others}"
+                if self.count
+                else f"finite numbers [x, y, visibility, ...] of 1 to {_MOST_KEYPOINTS} keypoints"
+            )
             return self.flaw.message(path, "annotations", total)
         if not self.count or self.count > _MOST_KEYPOINTS:
             return f"{path}: has no 'keypoints' (at most {_MOST_KEYPOINTS}) in its 'categories' or 'annotations'"

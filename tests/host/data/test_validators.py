@@ -10,7 +10,9 @@ import pytest
 import yaml
 from official import DATA, FAST, NAMES, check, image_ids, small_model
 
+from yolo_attn.coco.reasons import Case
 from yolo_attn.errors import DataError
+from yolo_attn.host.data import validators
 from yolo_attn.host.run import train_val
 
 pytestmark = pytest.mark.usefixtures("installed")
@@ -30,6 +32,30 @@ def test_official_numbers_equal_pycocotools_with_the_users_ids(demo: Path, tmp_p
     assert {p["category_id"] for p in predictions} == {1001, 3001, 7001}
     assert Path(record["predictions"]["bbox"]).parent == Path(record["save_dir"]).absolute()
     assert {str(p): p.stat().st_mtime_ns for p in demo.parent.rglob("*")} == before
+
+
+def test_labels_are_compared_at_their_own_image(demo: Path, tmp_path: Path, oracle, monkeypatch) -> None:
+    oracle(3)
+    path = demo.parent / "annotations/val.json"
+    document = json.loads(path.read_text())
+    image = {row["id"]: row for row in document["images"]}
+    assert len({(row["width"], row["height"]) for row in document["images"]}) > 2  # the host sorts images by shape
+    row = document["annotations"][1]
+    assert not row["iscrowd"]
+    row["bbox"][2] += image[row["image_id"]]["width"]
+    path.write_text(json.dumps(document))
+    cases: list[Case] = []
+    monkeypatch.setattr(validators, "find_reasons", lambda case, *rest: cases.append(case) or [])
+    train_val.val(small_model(tmp_path, NAMES), demo, **FAST)
+    (case,) = cases
+    assert case.labels is not None
+    is_object = ~case.coco.crowd
+    columns = [getattr(case.coco, name)[is_object] for name in ("image_of", "category_of", "boxes")]
+    at_x_y = [
+        {(i, c, *np.round(box[:2], 1)) for i, c, box in zip(*map(np.ndarray.tolist, arrays), strict=True)}
+        for arrays in (case.labels, columns)
+    ]
+    assert len(at_x_y[0]) > 5 and at_x_y[0] == at_x_y[1]
 
 
 def test_classes_that_are_asked_for_are_the_ones_evaluated(demo: Path, tmp_path: Path, oracle) -> None:

@@ -57,13 +57,13 @@ class COCOLabels:
     """What a dataset of the host gains: one split of a description made by ``yolo_attn.coco.data_yaml.describe``.
 
     Attributes:
-        image_ids: Path of an image -> its ids in the JSON.
+        image_ids: Path of an image -> its ids in the JSON. The host sorts its own list of images by shape later on.
         true_sizes: Path of an image -> its height and width as it is decoded.
         json_file: The JSON file.
         changed_boxes: Boxes of the JSON that the labels lack, clip or redraw, crowd regions not counted.
         category_ids: Category id of each class as this JSON has it.
-        objects: Of a dataset to validate on, place of the image, class, and box (x, y, width, height in pixels) of
-            each object, as the labels have it; the host writes to the labels themselves.
+        objects: Of a dataset to validate on, place of the image in ``image_ids``, class, and box (x, y, width, height
+            in pixels) of each object, as the labels have it; the host writes to the labels themselves.
     """
 
     image_ids: dict[str, tuple[Id, ...]]

@@ -216,7 +216,7 @@ class Official:
         place, cls, boxes = dataset.objects
         images = {id_: i for i, id_ in enumerate(coco.image_ids)}
         categories = {id_: i for i, (id_, _) in enumerate(coco.categories)}
-        image_of = np.array([images[dataset.image_ids[file][0]] for file in dataset.im_files])
+        image_of = np.array([images[ids[0]] for ids in dataset.image_ids.values()])
         category_of = np.array([categories.get(id_, 0) for id_ in dataset.category_ids])
         return image_of[place], category_of[cls], boxes
 
