@@ -140,6 +140,15 @@ def test_a_row_that_no_row_reads_is_named_with_what_was_meant() -> None:
     ]
 
 
+def test_a_row_inserted_between_the_two_that_a_concat_reads_from_its_own() -> None:
+    model = copy.deepcopy(SHIPPED["rtdetr-l.yaml"])
+    right = graft(model, "SE", 14)
+    right["head"][16 - len(right["backbone"])][0] = [-2, -1]
+    assert messages(right) == [
+        "row 13, nn.Upsample, is read by no row and learns nothing; Concat reads [14, 15]: 13 instead of 14?"
+    ]
+
+
 @pytest.mark.parametrize(
     ("reads", "said"),
     [

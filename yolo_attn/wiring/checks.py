@@ -148,6 +148,11 @@ def _dead(graph: Graph) -> Iterator[Finding]:
 
 def _instead(graph: Graph, index: int) -> str:
     """Say which row probably meant to read a row that no row reads."""
+    after = index + 2
+    for reader in range(after + 1, len(graph.rows)):
+        # A row was inserted between the two that a Concat reads as -2 and -1.
+        if graph.reads[reader] == [index + 1, after] and graph.reads[after] == [index + 1]:
+            return f"; {graph.module(reader)} reads {graph.reads[reader]}: {index} instead of {index + 1}?"
     choices = [
         (index - source, -reader, source)
         for reader in range(index + 1, len(graph.rows))
