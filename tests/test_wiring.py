@@ -140,13 +140,23 @@ def test_a_row_that_no_row_reads_is_named_with_what_was_meant() -> None:
     ]
 
 
+def test_a_row_inserted_between_the_two_that_a_concat_reads_from_its_own() -> None:
+    model = copy.deepcopy(SHIPPED["rtdetr-l.yaml"])
+    right = graft(model, "SE", 14)
+    right["head"][16 - len(right["backbone"])][0] = [-2, -1]
+    assert messages(right) == [
+        "row 13, nn.Upsample, is read by no row and learns nothing; Concat reads [14, 15]: 13 instead of 14?"
+    ]
+
+
 @pytest.mark.parametrize(
     ("reads", "said"),
     [
         ([18, 15, 21], "reads [18, 15, 21] with strides 16, 8, 32; it takes level after level, each of twice the "
          "stride: [15, 18, 21] instead?"),
         ([18, 15, 18], "strides 16, 8, 16"),
-        ([15, 21], "strides 8, 32"),
+        ([15, 21], "strides 8, 32; it takes level after level, each of twice the stride: [15, 18, 21] instead?"),
+        ([2, 15, 15, 21], "strides 4, 8, 8, 32; it takes level after level, each of twice the stride: [2, 15, 18, 21]"),
         ([0, 1, 15], "strides 2, 4, 8; it takes level after level, each of twice the stride: [15, 18, 21] instead?"),
     ],
 )  # fmt: skip
@@ -179,6 +189,14 @@ def test_maps_of_two_sizes_cannot_be_joined() -> None:
     assert found.fatal and found.message == (
         "row 11, Concat, joins maps of two sizes: row 10 (stride 16) and row 3 (stride 8); 5 instead of 3?"
     )
+
+
+def test_what_follows_from_maps_of_two_sizes_is_not_told() -> None:
+    model = yolov8()
+    model["head"][7][0] = [-1, 9]
+    assert messages(model) == [
+        "row 17, Concat, joins maps of two sizes: row 16 (stride 16) and row 9 (stride 32); 10 instead of 9?"
+    ]
 
 
 def test_sizes_that_are_not_known_are_not_judged() -> None:
@@ -268,6 +286,11 @@ def test_rows_under_another_key() -> None:
     assert found.fatal and found.message == (
         "'neck' is not read by Ultralytics; move its rows to the start of 'head' and renumber"
     )
+    model["pan"], model["neck"] = model["neck"][3:], model["neck"][:3]
+    assert only(model, "section").message == (
+        "'neck' and 'pan' are not read by Ultralytics; move their rows, in this order, to the start of 'head' and "
+        "renumber"
+    )
     model = yolov8(neck=[[-1, 1, "SE", []]])  # it is not needed to build, and not read
     assert only(model, "section").fatal is False
 
@@ -278,6 +301,8 @@ def test_rows_under_another_key() -> None:
         ({"scale": "n", "scales": {"s": [1, 1, 8]}}, "scale 'n' is asked for, but 'scales' has s: add it there", True),
         ({"scale": "s", "scales": {"s": [1, 1]}}, "scales: s: [1, 1] is not [depth, width, max_channels]", True),
         ({"scale": "s", "scales": {"s": [1, 1, 8], "n": 3}}, "scales: n: 3 is not [depth, width", False),
+        ({"scale": "s", "scales": {"s": [1, "1", 8]}}, "scales: s: [1, '1', 8] is not [depth, width, max", True),
+        ({"nc": "four"}, "nc: 'four' is no number of classes", True),
         ({"activaton": "nn.ReLU()"}, "'activaton' is not read by Ultralytics; did you mean 'activation'?", False),
         ({"anything": 1}, "'anything' is not read by Ultralytics", False),
         ({"backbone": None}, "'backbone' is empty; it takes a list of rows", True),
@@ -294,6 +319,11 @@ def test_a_part_that_is_missing_is_looked_for_under_other_keys() -> None:
     model = yolov8()
     model["Head"] = model.pop("head")
     assert messages(model)[0] == "'head' is missing; it takes a list of rows; its rows stand under 'Head'"
+
+
+def test_a_file_without_rows_is_no_model() -> None:
+    (found,) = findings({"path": "coco8", "train": "images/train", "tracker": "x", "shear": 0})
+    assert found.fatal and found.message == "it has neither 'backbone' nor 'head', so it is no model YAML"
 
 
 @pytest.mark.parametrize(

@@ -59,15 +59,16 @@ def test_one_function_opens_checkpoints() -> None:
 
 
 @can_restrict
-@pytest.mark.parametrize("command", ["strip", "val", "train"])
+@pytest.mark.parametrize("command", ["strip", "verify", "val", "train"])
 def test_a_checkpoint_with_code_is_refused_by(command: str, evil: Path, run, tmp_path: Path) -> None:
     script = (f"{ROOT}/scripts/{command}.py", "--model", "evil.pt", "data=shapes.yaml")
-    words = ("-m", "yolo_attn", "strip", "evil.pt") if command == "strip" else script
+    is_verb = command in ("strip", "verify")
+    words = ("-m", "yolo_attn", command, "evil.pt") if is_verb else script
     done = run("python", *words, ok=False, ULTRALYTICS_SAFE_LOAD="1")
     assert not (tmp_path / "proof").exists() and not (tmp_path / "evil-plain.pt").exists()
-    if command == "strip":
+    if is_verb:
         assert done.stderr.startswith("yolo-attn: evil.pt is not opened: ULTRALYTICS_SAFE_LOAD is set")
-        assert "posix.mkdir" in done.stderr and len(done.stderr.splitlines()) == 1
+        assert "posix.mkdir" in done.stderr and ".." not in done.stderr and len(done.stderr.splitlines()) == 1
     open_it = "from yolo_attn.host.opening import open_checkpoint as o; o('evil.pt')"
     run("python", "-c", open_it)  # without the switch it does run, so the test means something
     assert (tmp_path / "proof").exists()
@@ -107,6 +108,19 @@ def test_a_host_that_cannot_restrict_opens_nothing(evil: Path, tmp_path: Path, m
     with pytest.raises(CheckpointError, match=r"cannot restrict loading\. Update them"):
         open_checkpoint(evil)
     assert not (tmp_path / "proof").exists()
+
+
+@can_restrict
+@pytest.mark.parametrize("is_restricted", ["0", "1"])
+@pytest.mark.parametrize("content", ["hello", "", "no checkpoint", "PK"])
+def test_broken_files_are_named_in_one_line(content: str, is_restricted: str, tmp_path: Path, monkeypatch) -> None:
+    from yolo_attn.host.opening import open_checkpoint
+
+    monkeypatch.setenv("ULTRALYTICS_SAFE_LOAD", is_restricted)
+    (tmp_path / "text.pt").write_text(content)
+    with pytest.raises(CheckpointError, match=r"text\.pt is no checkpoint that torch can read") as caught:
+        open_checkpoint(tmp_path / "text.pt")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_files_that_are_no_checkpoints_are_said_to_be_none(tmp_path: Path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +20,7 @@ from ..errors import CheckpointError
 
 VARIABLE = "ULTRALYTICS_SAFE_LOAD"
 _ON = ("1", "true", "yes", "on", "y", "t")  # as the host reads it
-_UNREADABLE = (UnpicklingError, RuntimeError, EOFError, ValueError)
+_UNREADABLE = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError)
 
 
 def is_restricted() -> bool:
@@ -41,7 +42,7 @@ def open_checkpoint(file: str | Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=False)
     except _UNREADABLE as error:
-        raise CheckpointError(f"{file} is no checkpoint that torch can read: {error}") from error
+        raise _unreadable(file, error) from error
     except (ImportError, AttributeError) as error:
         raise CheckpointError(f"{file} holds a class that cannot be imported here: {error}") from error
 
@@ -58,11 +59,18 @@ def _open_restricted(file: str | Path) -> Any:
         return tasks.torch_safe_load(file, safe_only=True)[0]
     except (TypeError, AssertionError, *_UNREADABLE) as error:
         cause = error.__cause__ if isinstance(error.__cause__, UnpicklingError) else ""
-        refused = next((line for line in str(cause).splitlines() if "unsupported" in line.lower()), "")
+        refused = next(
+            (line for line in str(cause).splitlines() if re.search(r"unsupported (?!operand)", line, re.I)), ""
+        )
         if not refused:
-            raise CheckpointError(f"{file} is no checkpoint that torch can read: {error}") from error
+            raise _unreadable(file, error) from error
         raise CheckpointError(
             f"{file} is not opened: {VARIABLE} is set, and it holds more than layers of Ultralytics, PyTorch and "
-            f"yolo-attn: {refused.partition('. Please')[0].strip()}. Unset {VARIABLE} only if you trust the file: "
+            f"yolo-attn: {refused.partition('. Please')[0].strip(' .')}. Unset {VARIABLE} only if you trust the file: "
             "opening it runs its code"
         ) from error
+
+
+def _unreadable(file: str | Path, error: Exception) -> CheckpointError:
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return CheckpointError(f"{file} is no checkpoint that torch can read: {first}")

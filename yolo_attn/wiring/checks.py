@@ -114,17 +114,22 @@ def _head(graph: Graph) -> Iterator[Finding]:
     if _is_pyramid([strides[position] for position in by_size]):
         meant = [reads[position] for position in by_size]
     else:
-        meant = _levels(graph, len(reads))
+        meant = _levels(graph, strides)
     hint = f": {meant} instead?" if meant and meant != reads else ""
     said = f"{graph.name(last)}, reads {reads} with strides {', '.join(map(_number, strides))}"
     yield Finding(last, "head", f"{said}; it takes level after level, each of twice the stride{hint}")
 
 
-def _levels(graph: Graph, number: int) -> list[int]:
-    """Return for each of some levels from stride 8 on its last row before the output, or nothing."""
+def _levels(graph: Graph, strides: Sequence[float]) -> list[int]:
+    """Return for each level that a head of these strides may mean its last row before the output, or nothing."""
     last = {stride: row for row, stride in enumerate(graph.strides[:-1]) if graph.module(row) != "Concat"}
-    wanted = [8.0 * 2**level for level in range(number)]
-    return [last[stride] for stride in wanted] if all(stride in last for stride in wanted) else []
+    for first in dict.fromkeys((min(strides), 8.0)):
+        wanted = [first]
+        while len(wanted) < len(strides) or wanted[-1] < max(strides):
+            wanted.append(2 * wanted[-1])
+        if first in _FIRST and all(stride in last for stride in wanted):
+            return [last[stride] for stride in wanted]
+    return []
 
 
 def _dead(graph: Graph) -> Iterator[Finding]:
@@ -143,6 +148,11 @@ def _dead(graph: Graph) -> Iterator[Finding]:
 
 def _instead(graph: Graph, index: int) -> str:
     """Say which row probably meant to read a row that no row reads."""
+    after = index + 2
+    for reader in range(after + 1, len(graph.rows)):
+        # A row was inserted between the two that a Concat reads as -2 and -1.
+        if graph.reads[reader] == [index + 1, after] and graph.reads[after] == [index + 1]:
+            return f"; {graph.module(reader)} reads {graph.reads[reader]}: {index} instead of {index + 1}?"
     choices = [
         (index - source, -reader, source)
         for reader in range(index + 1, len(graph.rows))

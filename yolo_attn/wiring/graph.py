@@ -127,8 +127,10 @@ def _stride(row: Any, sources: Sequence[float | None]) -> float | None:
     if not sources or not is_row(row):
         return None
     _, repeats, name, args = row
-    # Concat joins maps of one size, CBFuse resizes to the last one.
-    stride = next((s for s in reversed(sources) if s is not None), None) if name == "Concat" else sources[-1]
+    stride = sources[-1]  # CBFuse resizes to it
+    if name == "Concat":  # joins maps of one size
+        known = {source for source in sources if source is not None}
+        stride = known.pop() if len(known) == 1 else None
     if stride is None or name in _KEEP or name in registry.names():
         return stride
     if name not in SHRINK:

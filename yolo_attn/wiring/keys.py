@@ -51,13 +51,20 @@ def check_keys(model: Mapping[str, Any]) -> list[Finding]:
     found = []
     unread = [key for key in model if key not in KEYS and not str(key).startswith(("_", ".", "x-"))]
     with_rows = [key for key in unread if _is_rows(model[key])]
+    lower = {str(key).lower() for key in model}
+    if lower.isdisjoint(PARTS) and not with_rows:
+        return [Finding(None, "section", "it has neither 'backbone' nor 'head', so it is no model YAML", True)]
     for part in PARTS:
         if not (isinstance(model.get(part), (list, tuple)) and model[part]):
-            hint = f"; its rows stand under {with_rows[0]!r}" if with_rows else nearest(part, map(str, unread))
+            near = nearest(part, map(str, unread), cutoff=0.7)
+            hint = f"; its rows stand under {with_rows[0]!r}" if with_rows else near
             what = "is empty" if part in model else "is missing"
             found.append(Finding(None, "section", f"{part!r} {what}; it takes a list of rows{hint}", True))
-    for key in with_rows:
-        message = f"{key!r} is not read by Ultralytics; move its rows to the start of 'head' and renumber"
+    if with_rows:
+        keys = " and ".join(map(repr, with_rows))
+        are, their = ("is", "its") if len(with_rows) == 1 else ("are", "their")
+        order = "" if len(with_rows) == 1 else ", in this order,"
+        message = f"{keys} {are} not read by Ultralytics; move {their} rows{order} to the start of 'head' and renumber"
         found.append(Finding(None, "section", message))
     for key in unread:
         if key not in with_rows:
@@ -65,8 +72,11 @@ def check_keys(model: Mapping[str, Any]) -> list[Finding]:
             found.append(Finding(None, "key", f"{str(key)!r} is not read by Ultralytics{hint}"))
     head = model.get("head")
     last: Any = head[-1] if isinstance(head, (list, tuple)) and head else None
-    if model.get("nc") is None and is_row(last) and last[2] != "Classify":
+    nc = model.get("nc")
+    if nc is None and is_row(last) and last[2] != "Classify":
         found.append(Finding(None, "key", "'nc' is missing: it gives the number of classes", True))
+    elif nc is not None and (isinstance(nc, bool) or not isinstance(nc, int) or nc < 1):
+        found.append(Finding(None, "key", f"nc: {nc!r} is no number of classes such as 80", True))
     return found + _check_scales(model.get("scales"), model.get("scale"))
 
 
@@ -82,7 +92,9 @@ def _check_scales(scales: Any, scale: Any) -> list[Finding]:
     return [
         Finding(None, "scale", f"scales: {name}: {values!r} is not [depth, width, max_channels]", name == used)
         for name, values in scales.items()
-        if not isinstance(values, (list, tuple)) or len(values) != 3
+        if not isinstance(values, (list, tuple))
+        or len(values) != 3
+        or not all(isinstance(value, (int, float)) for value in values)
     ]
 
 

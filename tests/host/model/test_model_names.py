@@ -81,7 +81,7 @@ def test_a_users_file_is_the_base(tmp_path: Path, monkeypatch) -> None:
         ("yolov8n-eca-cbam", ": 'eca' is no layer. Layers: se, "),
         ("yolov8n-cbam-head", ": 'head' is no place for a layer. Places: backbone, stages, neck, "),
         ("yolov8n-cbam-nek", ": 'nek' is no place for a layer; did you mean 'neck'? Places: "),
-        ("yolov8n-cbam-p3", ": 'p3' is no place for a layer; say 'backbone-p3' or 'neck-p3' Places: "),
+        ("yolov8n-cbam-p3", ": 'p3' is no place for a layer; say 'backbone-p3' or 'neck-p3'. Places: "),
         ("mine-cbam", ": Ultralytics has no mine.yaml"),
     ],
 )

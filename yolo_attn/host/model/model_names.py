@@ -115,7 +115,7 @@ def _wrong_part(words: list[str], load: Load) -> str:
     hint = mistyped(word, registry.slugs())
     if before == "layer" and not hint:
         level = re.fullmatch(r"p[1-9]", word)
-        hint = f"; say 'backbone-{word}' or 'neck-{word}'" if level else nearest(word, _KNOWN_PLACES)
+        hint = f"; say 'backbone-{word}' or 'neck-{word}'." if level else nearest(word, _KNOWN_PLACES)
         return f": {word!r} is no place for a layer{hint or '.'} Places: {', '.join(_KNOWN_PLACES)} and other levels"
     is_ours = hint or any(kind == "layer" for kind, _ in parts)
     return f": {word!r} is no layer{hint or '.'} Layers: {', '.join(slugs)}" if is_ours else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, HostError, YoloAttnError, nearest
+from ..opening import is_restricted, open_checkpoint
 from .export_check import FP32, HALF, ROUNDINGS, Case, Row, check_apart
 from .runtimes import known_formats, missing_packages
 
@@ -157,6 +158,8 @@ def _open(file: Path) -> Any:
         raise FileNotFoundError(f"{file}: no such file")
     if file.suffix != ".pt":
         raise DataError(f"{file} is no checkpoint: give the .pt file, it is exported here")
+    if is_restricted():
+        open_checkpoint(file)  # says in one line why it is refused
     return YOLO(str(file))
 
 
