@@ -88,8 +88,15 @@ def export(file: Path, form: str, size: Size, arguments: Mapping[str, Any]) -> t
     from ultralytics import YOLO
 
     model, kept = YOLO(str(file)), []
-    # The exporter moves this very model on: to half precision, or into a wrapper.
-    model.add_callback("on_export_start", lambda exporter: kept.append(copy.deepcopy(exporter.model)))
+
+    def keep(exporter: Any) -> None:
+        # A copy: newer exporters move this very model on, to half precision or into a wrapper. Older ones have none yet
+        # when they start.
+        if not kept and hasattr(exporter, "model"):
+            kept.append(copy.deepcopy(exporter.model))
+
+    for moment in ("on_export_start", "on_export_end"):
+        model.add_callback(moment, keep)
     path = model.export(format=form, imgsz=list(size), **arguments)
     return str(path), kept[0]
 
