@@ -20,8 +20,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # before it writes, hence reads it twice; its backward reads the map once and the output's gradient twice. All others
 # could read once and write once; their backward reads map and gradient and writes a gradient.
 _GATE, _MAP = (3, 7), (2, 5)
-MAPS = {"SE": _GATE, "BAM": _GATE, "CBAM": _GATE, "CoordAtt": _GATE, "CPCA": _GATE}
-MAPS |= {"ECA": _GATE, "EMA": _GATE, "SimAM": _GATE, "Triplet": _GATE, "Shuffle": _GATE, "MLCA": _GATE, "SK": _GATE}
+_GATES = (
+    *("SE", "BAM", "CBAM", "CoordAtt", "CPCA", "ECA", "EMA", "SimAM", "Triplet", "Shuffle", "MLCA", "SK"),
+    *("SCSA", "ELA", "Polarized", "PolarizedSeq", "PSA_p", "PSA_s", "GC"),
+)
+MAPS = dict.fromkeys(_GATES, _GATE)
 
 
 def autocast(device: str, precision: str) -> Any:
@@ -39,7 +42,7 @@ def flops(layer: str, shape: tuple[int, int, int, int]) -> tuple[int, int]:
         for _ in range(2)
     ]
     with FakeTensorMode():
-        module = registry.create(layer, shape[1]).eval()
+        module = registry.find(layer).load()(shape[1]).eval()
         x = torch.randn(shape, requires_grad=True)
         with counters[0]:
             y = module(x)

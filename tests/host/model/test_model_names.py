@@ -78,7 +78,7 @@ def test_a_users_file_is_the_base(tmp_path: Path, monkeypatch) -> None:
         ("yolov8n-cbamm", ": 'cbamm' is no layer; did you mean 'cbam'? Layers: se, "),
         ("yolov8n-cbam-coordat", ": 'coordat' is no layer; did you mean 'coordatt'? Layers: se, "),
         ("yolov8n-nothing-cbam", ": 'nothing' is no layer. Layers: se, "),
-        ("yolov8n-eca-cbam", ": 'eca' is no layer. Layers: se, "),
+        ("yolov8n-fca-cbam", ": 'fca' is no layer. Layers: se, "),
         ("yolov8n-cbam-head", ": 'head' is no place for a layer. Places: backbone, stages, neck, "),
         ("yolov8n-cbam-nek", ": 'nek' is no place for a layer; did you mean 'neck'? Places: "),
         ("yolov8n-cbam-p3", ": 'p3' is no place for a layer; say 'backbone-p3' or 'neck-p3'. Places: "),
@@ -103,7 +103,7 @@ def test_a_folder_in_front_is_explained(name: str) -> None:
         tasks.yaml_model_load(name)
 
 
-@pytest.mark.parametrize("name", ["yolov8n-nothing.yaml", "yolov8n-eca.yaml", "foo.yaml", "./foo/bar.yaml", "-.yaml"])
+@pytest.mark.parametrize("name", ["yolov8n-nothing.yaml", "yolov8n-fca.yaml", "foo.yaml", "./foo/bar.yaml", "-.yaml"])
 def test_a_name_without_a_layer_of_ours_is_left_to_the_host(name: str) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         tasks.yaml_model_load(name)

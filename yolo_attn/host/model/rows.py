@@ -157,7 +157,7 @@ class _Rows:
         try:
             positional, keywords, said = read(layer, name, args, find_source(d, ch, i, f))
             gate = keywords.pop("gate", False)
-            if gate not in (True, False):
+            if not isinstance(gate, bool):
                 raise RowError(f"{name}: gate={gate!r} must be true or false")
             bound = registry.bind(name, width, positional, keywords)
             registry.refuse_giants(layer, bound)
