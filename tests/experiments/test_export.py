@@ -94,11 +94,11 @@ def test_every_gap_of_the_record_is_explained() -> None:
     assert content is not None
     gaps = [r for r in content["rows"] if r["state"] != "same"]
     assert [(r["column"], r["model"]) for r in gaps if not export_table.explain(r)] == []
-    measured = {r["column"] for r in content["rows"]}
+    measured = {(r["column"], r["layer"]) for r in content["rows"]}
     stale = [
         entry[3]
         for entry in export_table.LIMITS
-        if entry[0] in measured and not any(export_table.explain(r) == entry[3] for r in gaps)
+        if entry[:2] in measured and not any(export_table.explain(r) == entry[3] for r in gaps)
     ]
     assert stale == [], "limits that no row shows any more"
 
