@@ -26,6 +26,11 @@ LIMITS: tuple[tuple[str, str, str, str], ...] = (
         "ncnn has no batch, and the layer's groups are one. Any depthwise convolution of `x.reshape(4, 2, 10, 12)` "
         "crashes there too, and a dense one gives NaN.",
     ),
+    (
+        "TF SavedModel", "DAttention", "",
+        "onnx2tf keeps maps channels last and loses the axes of a grid that is computed from the map. "
+        "`grid_sample(x, torch.stack(conv(x).unbind(1), -1))` fails there too.",
+    ),
 )  # fmt: skip
 
 
