@@ -196,8 +196,10 @@ def test_state_and_classes_are_those_of_the_checkpoint(name: str, loaded: Any, r
         kept = row_state(json.loads(file.metadata()["state"]))
     for model in (loaded, rebuilt):
         shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
-        # In order too: an optimiser's state knows its parameters by number.
-        assert row_state(shapes) == kept
+        # In order too: an optimiser's state knows its parameters by number. CloAttention's took the official order in
+        # 0.3.0; a run that an older version began is refused when it is resumed.
+        is_reordered = model is rebuilt and name.partition("-")[0] == "clo"
+        assert (sorted if is_reordered else list)(row_state(shapes)) == (sorted(kept) if is_reordered else kept)
     ours = {path for path in map(path_of, rebuilt.modules()) if path.startswith("yolo_attn")}
     assert ours == pickled_classes(name)
 

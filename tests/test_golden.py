@@ -39,6 +39,7 @@ WIDTHS |= {"out_channels", "planes", "c2"}  # of the output, the same
 UNUSED = {("Shuffle", "reduction")}
 # Our name of an argument where a listing has another one.
 RENAMED = {("ECA", "k_size"): "kernel_size", ("GAM", "group"): "grouped", ("Shuffle", "G"): "groups"}
+RENAMED |= {("LSKA", "k_size"): "kernel_size"}
 # What a listing does without an argument that says so.
 IMPLIED: dict[str, dict[str, Any]] = {
     "ECAAttention": {"bias": True},
@@ -46,7 +47,11 @@ IMPLIED: dict[str, dict[str, Any]] = {
     "GAM_Attention (plain)": {"channel_sigmoid": False},
     "GAM_Attention (grouped)": {"channel_sigmoid": False},
     "sa_layer": {"groups": 64},
+    "timm GlobalContext": {"ratio": 0.125, "fusion_types": ["channel_mul"]},
 }
+# Our names of the parameters of timm's layer, which computes the same with another epsilon.
+TIMM = {"conv_attn": "conv_mask", "mlp_scale.fc1": "channel_mul_conv.0", "mlp_scale.fc2": "channel_mul_conv.3"}
+TIMM |= {"mlp_scale.norm": "channel_mul_conv.1"}
 
 pytestmark = [
     pytest.mark.skipif(not CASES, reason=f"golden files not found in {FOLDERS}"),
@@ -76,9 +81,19 @@ def arguments(case: dict) -> dict[str, Any]:
     return given
 
 
+def from_timm(key: str) -> str:
+    for theirs, ours in TIMM.items():
+        key = key.replace(theirs, ours)
+    return key
+
+
 def run(case: dict, mode: str, dtype: torch.dtype) -> None:
     data = {k: v.to(dtype) if v.is_floating_point() else v for k, v in load_file(case["path"]).items()}
     layer = registry.create(case["module"], case["shape"][1], **arguments(case))
+    if case.get("listing") == "timm GlobalContext":
+        layer.channel_mul_conv[1].eps = 1e-6
+        data = {from_timm(k): v[:, None, None] if ".norm." in k else v for k, v in data.items()}
+        case = {**case, "zero_grad": {m: [*map(from_timm, keys)] for m, keys in case["zero_grad"].items()}}
     state = {k[3:]: v for k, v in data.items() if k.startswith("sd.")}
     assert set(layer.state_dict()) == set(state)
     layer.to(dtype).load_state_dict(state, strict=True)
