@@ -101,7 +101,7 @@ ELSEWHERE = {
     "pip uninstall yolo-attn": "tests/test_packaging.py::test_install_and_uninstall_leave_no_trace",
     "python scripts/experiments/gpu.py":
         "tests/experiments/test_gpu.py::test_all_parts_run_through_with_tiny_settings",
-    "python scripts/versions.py": "tests/experiments/test_versions.py::test_the_newest_combination_works",
+    "python scripts/versions.py": "tests/experiments/test_version_matrix.py::test_the_newest_combination_works",
     "python scripts/canary.py": "tests/experiments/test_canary.py::test_the_command_compares_and_records",
     "python scripts/make_cfg.py": "tests/host/model/test_surgery.py::test_drop_ins_and_names_agree",
     "python scripts/make_docs.py": "tests/test_docs.py::test_generated_parts_are_those_of_the_registry_and_the_results",

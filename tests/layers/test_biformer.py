@@ -305,7 +305,7 @@ def test_export_follows_the_map_size(arguments: dict, size: tuple[int, int]) -> 
         ({"param_routing": True, "soft_routing": True}, "param_routing=True needs diff_routing=True"),
         ({"side_dwconv": 2}, "side_dwconv=2"),
         ({"auto_pad": "yes"}, "auto_pad='yes'"),
-        ({"mask_pad": 1}, "mask_pad=1"),
+        ({"mask_pad": 2}, "mask_pad=2"),
     ],
 )
 def test_refusals(arguments: dict, message: str) -> None:

@@ -107,7 +107,7 @@ def test_large_products_do_not_overflow_in_half_precision() -> None:
     [
         (MHSA, {"channels": 20}, "channels=20 is not divisible by num_heads=8"),
         (MHSA, {"num_heads": "8"}, "num_heads='8'"),
-        (MHSA, {"qkv_bias": 1}, "qkv_bias=1"),
+        (MHSA, {"qkv_bias": 2}, "qkv_bias=2"),
         (MHSA, {"qk_scale": -1.0}, r"qk_scale=-1\.0"),
         (MHSA, {"qk_scale": "a"}, "qk_scale='a'"),
         (MHSA, {"attn_drop": 1.0}, r"attn_drop=1\.0"),

@@ -275,7 +275,7 @@ def test_cot_trains_on_one_pixel_with_the_running_statistics() -> None:
         (lambda: DoubleAttention(0), "channels=0 must be an integer >= 1"),
         (lambda: DoubleAttention(64, "128"), "c_m='128' must be an integer >= 1"),
         (lambda: DoubleAttention(64, 128, 0), "c_n=0 must be an integer >= 1"),
-        (lambda: DoubleAttention(64, 128, 128, 1), "reconstruct=1 must be True or False"),
+        (lambda: DoubleAttention(64, 128, 128, 2), "reconstruct=2 must be True or False"),
         (lambda: DoubleAttention(64, 128, 128, True, "no"), "residual='no' must be True or False"),
         (
             lambda: DoubleAttention(64, 128, 128, False, True),

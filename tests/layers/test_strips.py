@@ -225,7 +225,7 @@ def test_large_inputs_in_half_precision(layer: nn.Module) -> None:
         (lambda: ELA(32, 7, 5), "channels=32 is not divisible by groups=5"),
         (lambda: ELA(24, 7, None, 16), "channels=24 is not divisible by num_groups=16"),
         (lambda: ELA(24, 7, None, 0), "num_groups=0 must be an integer >= 1"),
-        (lambda: ELA(32, 7, None, None, 1), "bias=1 must be True or False"),
+        (lambda: ELA(32, 7, None, None, 2), "bias=2 must be True or False"),
         (lambda: SCSA(None), "channels=None must be an integer >= 1"),
         (lambda: SCSA(18), "channels=18 is not divisible by quarters=4"),
         (lambda: SCSA(16, 3), "channels=16 is not divisible by head_num=3"),
@@ -235,7 +235,7 @@ def test_large_inputs_in_half_precision(layer: nn.Module) -> None:
         (lambda: SCSA(16, 1, 7, [3, 5, 7]), "group_kernel_sizes=[3, 5, 7] must be 4 odd integers >= 1"),
         (lambda: SCSA(16, 1, 7, [3, 5, 7, 8]), "group_kernel_sizes=8 must be an odd integer >= 1"),
         (lambda: SCSA(16, 1, 7, 3), "group_kernel_sizes=3 must be 4 odd integers >= 1"),
-        (lambda: SCSA(16, 1, 7, (3, 5, 7, 9), 1), "qkv_bias=1 must be True or False"),
+        (lambda: SCSA(16, 1, 7, (3, 5, 7, 9), 2), "qkv_bias=2 must be True or False"),
         (
             lambda: SCSA(16, down_sample_mode="recombination"),
             "down_sample_mode='recombination' must be one of 'avg_pool', 'max_pool'",

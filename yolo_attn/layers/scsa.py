@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._norm import group_norm
 from ._precision import no_autocast
+from ._recording import at_least, is_recorded
 
 CONVS = ("local_dwc", "global_dwc_s", "global_dwc_m", "global_dwc_l")
 QUARTERS = len(CONVS)
@@ -110,10 +111,9 @@ class SCSA(nn.Module):
         size = self.window_size
         if size == -1:
             return u.mean((2, 3), keepdim=True)
-        # max(0, size - side), in arithmetic that a trace keeps for other sizes.
-        below, beside = ((size - side + abs(size - side)) // 2 for side in u.shape[2:])
+        below, beside = (at_least(size - side, 0) for side in u.shape[2:])
         maximum = self.down_sample_mode == "max_pool"
-        if torch.jit.is_tracing() or below or beside:
+        if is_recorded() or below or beside:
             u = F.pad(u, (0, beside, 0, below), value=float("-inf") if maximum else 0.0)
         if maximum:
             return F.max_pool2d(u, size)
