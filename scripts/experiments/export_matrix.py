@@ -25,6 +25,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # run by its path: find the packages, not the files beside it
+    sys.path[:1] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
 import numpy as np
 import torch
 from PIL import Image
@@ -204,5 +207,4 @@ def _read_images(files: list[str]) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     main()

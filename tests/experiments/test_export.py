@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_a_layer_that_would_hide_a_fault_is_refused(tmp_path: Path, monkeypatch)
     monkeypatch.setattr(export_models, "_open_gates", lambda _: None)
     with pytest.raises(ValueError, match="yolov8n-cbam: taken out, its layers change scores by 0 only"):
         export_models.build_all(["yolov8n-cbam"], tmp_path / "models", tmp_path / "base.pt", images)
+
+
+def test_the_matrix_is_measured_and_resumed(tmp_path: Path, monkeypatch, capsys) -> None:
+    from ultralytics import YOLO
+
+    YOLO("yolov8n.yaml").save(tmp_path / "best.pt")
+    monkeypatch.setattr(export_models, "EFFECT", -1.0)
+    monkeypatch.setenv("YOLO_AUTOINSTALL", "false")
+    words = f"--base {tmp_path}/best.pt --work {tmp_path}/DIR --models yolov8n-se --columns TorchScript -o {tmp_path}"
+    monkeypatch.setattr(sys, "argv", ["export_matrix.py", *words.split()])
+    for said in (1, 0):
+        export_matrix.main()
+        assert capsys.readouterr().out.count("TorchScript") == said
+    content = evidence.load(tmp_path, export_matrix.TASK)
+    assert content is not None and [r["state"] for r in content["rows"]] == ["same"]
 
 
 def test_every_gap_of_the_record_is_explained() -> None:

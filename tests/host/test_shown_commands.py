@@ -77,9 +77,6 @@ SLOW = {
     "yolo-attn verify best.pt --formats onnx --half --source my-images --export opset=17": (
         "--imgsz 64 --source images", "same"
     ),
-    "python scripts/experiments/export_matrix.py --base best.pt --work DIR": (
-        "--models yolov8n-se --columns TorchScript -o out", "same"
-    ),
     "python scripts/fast_forms.py": (
         "--forms caa.box_mean --rounds 2 --threads 1 --no-steps -o out", "| `caa.box_mean` |"
     ),
@@ -103,6 +100,8 @@ ELSEWHERE = {
         "tests/experiments/test_gpu.py::test_all_parts_run_through_with_tiny_settings",
     "python scripts/versions.py": "tests/experiments/test_version_matrix.py::test_the_newest_combination_works",
     "python scripts/canary.py": "tests/experiments/test_canary.py::test_the_command_compares_and_records",
+    "python scripts/experiments/export_matrix.py --base best.pt --work DIR":
+        "tests/experiments/test_export.py::test_the_matrix_is_measured_and_resumed",
     "python scripts/make_cfg.py": "tests/host/model/test_surgery.py::test_drop_ins_and_names_agree",
     "python scripts/make_docs.py": "tests/test_docs.py::test_generated_parts_are_those_of_the_registry_and_the_results",
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/yolo-attn demo":
