@@ -78,6 +78,18 @@ def test_simplified_onnx_serves_other_sizes(layer: Layer) -> None:
     check_onnx(module, onnxslim.slim(onnx.load_from_string(to_onnx(module, 17))).SerializeToString())
 
 
+def test_a_folded_cot_holds_its_averaged_weights() -> None:
+    onnx = pytest.importorskip("onnx")
+    module = build(registry.find("CoT"))
+    x, kinds = features(*EXAMPLE), []
+    expected = module(x)
+    for _ in range(2):
+        kinds.append({node.op_type for node in onnx.load_from_string(to_onnx(module, 17)).graph.node})
+        module.fold_for_inference()
+    assert distance(module(x), expected) < LIMIT
+    assert "ReduceMean" in kinds[0] - kinds[1]
+
+
 @NAMES
 def test_an_exported_program_serves_other_sizes(layer: Layer) -> None:
     module = build(layer)

@@ -87,7 +87,8 @@ def export(file: Path, form: str, size: Size, arguments: Mapping[str, Any]) -> t
     """Export a checkpoint beside itself; return the exported file and the model as the exporter prepared it."""
     from ultralytics import YOLO
 
-    model, kept = YOLO(str(file)), []
+    model = YOLO(str(file))
+    kept: list[nn.Module] = []
 
     def keep(exporter: Any) -> None:
         # A copy: newer exporters move this very model on, to half precision or into a wrapper. Older ones have none yet
