@@ -78,17 +78,32 @@ def test_simplified_onnx_serves_other_sizes(layer: Layer) -> None:
     check_onnx(module, onnxslim.slim(onnx.load_from_string(to_onnx(module, 17))).SerializeToString())
 
 
+def test_a_folded_cot_holds_its_averaged_weights() -> None:
+    onnx = pytest.importorskip("onnx")
+    module = build(registry.find("CoT"))
+    x, kinds = features(*EXAMPLE), []
+    expected = module(x)
+    for _ in range(2):
+        kinds.append({node.op_type for node in onnx.load_from_string(to_onnx(module, 17)).graph.node})
+        module.fold_for_inference()
+    assert distance(module(x), expected) < LIMIT
+    assert "ReduceMean" in kinds[0] - kinds[1]
+
+
 @NAMES
 def test_an_exported_program_serves_other_sizes(layer: Layer) -> None:
     module = build(layer)
     # Below 16 windows become one pixel, a size that torch.export keeps for good.
     height, width = (torch.export.Dim(name, min=16, max=64) for name in ("height", "width"))
-    program = torch.export.export(
+    exported = torch.export.export(
         module,
         (features(20, 24),),
         dynamic_shapes=({2: height, 3: width},),
         prefer_deferred_runtime_asserts_over_guards=True,
-    ).module()
+    )
+    values = [node.meta.get("val") for node in exported.graph.nodes]
+    assert max(value.dim() for value in values if isinstance(value, torch.Tensor)) <= 6  # what XNNPACK takes
+    program = exported.module()
     for size in ((20, 24), (16, 17), (40, 32)):
         assert distance(program(features(*size)), module(features(*size))) < LIMIT, size
 

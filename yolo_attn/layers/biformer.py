@@ -179,11 +179,13 @@ class BiFormer(nn.Module):
         sizes = {"r": tokens.shape[1], "heads": self.num_heads}
         k, v = tokens.split((self.qk_dim, self.channels), -1)
         k, v = (rearrange(t, "b r m (heads d) -> (b r) heads m d", **sizes) for t in (k, v))
-        rows = rearrange(q, "b (r n) h w (heads d) -> (b r) heads (n h w) d", **sizes)
+        # Six dimensions at most on the way: runtimes have no more.
+        rows = rearrange(q.flatten(2, 3), "b (r n) m (heads d) -> (b r) heads (n m) d", **sizes)
         mask = None
         if is_real is not None:  # finite, so that a row of padding alone (it is cropped) stays finite
             mask = rearrange(~is_real, "b r m -> (b r) 1 1 m").to(q.dtype) * torch.finfo(q.dtype).min
         y = attend(rows, k, v, self.scale, mask)
-        return rearrange(y, "(b r) heads (n h w) d -> b (r n) h w (heads d)", h=q.shape[2], w=q.shape[3], **sizes)
+        y = rearrange(y, "(b r) heads (n m) d -> b (r n) m (heads d)", n=q.shape[1] // tokens.shape[1], **sizes)
+        return rearrange(y, "b n (h w) c -> b n h w c", h=q.shape[2])
 
     extra_repr = check.arguments

@@ -77,6 +77,8 @@ class CoT(nn.Module):
 
     def _mean_logits(self, last: nn.Module, hidden: Tensor) -> Tensor:
         """Return the mean of the k * k logits of each channel."""
+        if getattr(last, "out_channels", 0) == self.channels:  # averaged already
+            return last(hidden)
         if is_bare(last, nn.Conv2d) and last.bias is not None:  # one convolution of averaged weights, far less work
             return F.conv2d(hidden, *self._averages(last))
         return reduce(last(hidden), "b (c k) h w -> b c h w", "mean", c=self.channels)
