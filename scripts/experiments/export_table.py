@@ -27,6 +27,24 @@ LIMITS: tuple[tuple[str, str, str, str], ...] = (
         "crashes there too, and a dense one gives NaN.",
     ),
     (
+        "ExecuTorch", "CBAM", "amax",
+        "ExecuTorch's XNNPACK partitioner takes a maximum over the channels and then refuses it. "
+        "`x.max(1, keepdim=True).values` alone fails there.",
+    ),
+    (
+        "Paddle", "MHSA|MHSALePE|CloAttention", "",
+        "x2paddle hands `scaled_dot_product_attention` to Paddle's function of that name, which takes heads and pixels "
+        "in another order. The bare PyTorch function comes out wrong too, or stops the converter.",
+    ),
+    (
+        "Paddle", "CBAM|CPCA", "",
+        "x2paddle has no maximum along a dimension: it fails on `x.max(1, keepdim=True).values` alone.",
+    ),
+    (
+        "Paddle", "DoubleAttention|DAttention|BiFormer", "not supported yet",
+        "x2paddle has no `einsum` (DoubleAttention), `grid_sample` (DAttention) and `index_select` (BiFormer).",
+    ),
+    (
         "TF SavedModel", "DAttention", "",
         "onnx2tf keeps maps channels last and loses the axes of a grid that is computed from the map. "
         "`grid_sample(x, torch.stack(conv(x).unbind(1), -1))` fails there too.",
@@ -42,7 +60,7 @@ def export_table(content: Row) -> str:
     rows = content["rows"]
     layers = ["none", *(layer.name for layer in registry.TABLE)]
     columns = list(dict.fromkeys(row["column"] for row in rows))
-    notes: list[str] = []
+    notes: dict[tuple[str, str], list[str]] = {}
     lines = [
         f"| | {' | '.join('YOLOv8n' if layer == 'none' else layer for layer in layers)} | largest difference |",
         "|---" * (len(layers) + 2) + "|",
@@ -50,11 +68,13 @@ def export_table(content: Row) -> str:
     for column in columns:
         mine = [row for row in rows if row["column"] == column]
         cells = [_cell([row for row in mine if row["layer"] == layer], notes) for layer in layers]
-        worst = max((row.get("difference", 0.0) for row in mine if row["state"] == "same"), default=0.0)
-        lines.append(f"| {column} | {' | '.join(cells)} | {worst:.0e} |")
+        differences = [row["difference"] for row in mine if row["state"] == "same" and "difference" in row]
+        worst = f"{max(differences):.0e}" if differences else "detections alone"
+        lines.append(f"| {column} | {' | '.join(cells)} | {worst} |")
     green = sum(row["state"] == "same" for row in rows)
     lines += ["", f"{green} of {len(rows)} exports are the same as their PyTorch model.", ""]
-    lines += [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    for number, ((column, reason), (said, *whose)) in enumerate(notes.items(), 1):
+        lines.append(f"{number}. {column}, {', '.join(whose)}: {reason} It says: *{said}*")
     return "\n".join(lines).rstrip()
 
 
@@ -67,7 +87,8 @@ def explain(row: Row) -> str | None:
     return None
 
 
-def _cell(rows: Sequence[Row], notes: list[str]) -> str:
+def _cell(rows: Sequence[Row], notes: dict[tuple[str, str], list[str]]) -> str:
+    """Return a cell, and add to the notes: way to export and reason -> the layers it holds for, and what was said."""
     if not rows:
         return ""
     marks = {}
@@ -76,10 +97,10 @@ def _cell(rows: Sequence[Row], notes: list[str]) -> str:
             continue
         layer = "the plain model" if row["layer"] == "none" else row["layer"]
         said = row.get("note") or f"differs by {row.get('difference', 0):.0e}, first at {row.get('first', '?')}"
-        text = f"{row['column']}, {layer}: {explain(row) or 'not looked into.'} It says: *{said}*"
-        if text not in notes:
-            notes.append(text)
-        marks[row["place"]] = f"[{notes.index(text) + 1}]"
+        note = notes.setdefault((row["column"], explain(row) or "Not looked into."), [said])
+        if layer not in note[1:]:
+            note.append(layer)
+        marks[row["place"]] = f"[{list(notes.values()).index(note) + 1}]"
     if not marks:
         return "✓" if len(rows) == 2 or rows[0]["layer"] == "none" else f"✓ {rows[0]['place']}"
     if len(set(marks.values())) == 1 and len(marks) == len(rows):

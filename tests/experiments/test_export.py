@@ -72,7 +72,7 @@ def test_the_table_marks_each_place_and_says_whose_limit_it_is() -> None:
     assert (cells["BiFormer"], cells["CBAM"], cells["CAA"]) == ("[1]", "backbone ✓, neck [2]", "✓ neck")
     assert line.endswith("| 3e-06 |") and "5 of 8 exports are the same as their PyTorch model." in rest
     assert rest[-2].startswith("1. ncnn, BiFormer: ncnn holds at most four dimensions")
-    assert rest[-1].startswith("2. ncnn, CBAM: not looked into.")
+    assert rest[-1].startswith("2. ncnn, CBAM: Not looked into.")
 
 
 def test_a_layer_that_would_hide_a_fault_is_refused(tmp_path: Path, monkeypatch) -> None:
