@@ -58,7 +58,8 @@ def export_table(content: Row) -> str:
     A cell is ✓ if backbone and neck are the same as in PyTorch. Else it names the note of each place that is not.
     """
     rows = content["rows"]
-    layers = ["none", *(layer.name for layer in registry.TABLE)]
+    measured = {row["layer"] for row in rows}
+    layers = [name for name in ("none", *(layer.name for layer in registry.TABLE)) if name in measured]
     columns = list(dict.fromkeys(row["column"] for row in rows))
     notes: dict[tuple[str, str], list[str]] = {}
     lines = [
