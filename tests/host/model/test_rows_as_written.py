@@ -99,7 +99,6 @@ def test_what_was_read_is_said_once_in_one_line(said: list[str]) -> None:
 def test_a_gate_goes_with_a_kernel() -> None:
     layer = parse("[-1, 1, CBAM, [1024, 3, {gate: true}]]")
     assert isinstance(layer, Gated) and layer.layer.kernel_size == 3
-    assert isinstance(parse("[-1, 1, CBAM, {gate: 1}]"), Gated)
 
 
 @pytest.mark.parametrize("name", ["CoordAtt", "CrissCrossAttention", "SEAttention", "DoubleAttention", "MHSA", "CPCA"])
