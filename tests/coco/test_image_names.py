@@ -31,7 +31,7 @@ ONE_FILE = {
     "a share of windows": ("\\\\server\\share\\images\\a1.jpg", "a1.jpg"),
     "colab": ("/content/drive/MyDrive/project/images/a1.jpg", "a1.jpg"),
     "kaggle": ("/kaggle/input/cells/train/a1.jpg", "a1.jpg"),
-    "fiftyone": ("/root/fiftyone/coco-2017/validation/data/a1.jpg", "a1.jpg"),
+    "fiftyone": ("/home/me/fiftyone/coco-2017/validation/data/a1.jpg", "a1.jpg"),
     "x-anylabeling": ("../images/a1.jpg", "a1.jpg"),
     "posetrack": ("images/val/000342_mpii_test/000001.jpg", "val/000342_mpii_test/000001.jpg"),
     "posetrack below its split": ("images/val/000342_mpii_test/000001.jpg", "000342_mpii_test/000001.jpg"),
