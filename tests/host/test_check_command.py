@@ -80,7 +80,7 @@ def test_widths_and_strides_are_those_of_the_built_model(name: str, row: int, wi
 def test_every_model_of_the_host_is_printed_and_nothing_is_wrong() -> None:
     families = ("yolo11", "yolo26", "yolov3", "yolov10n")
     # The host downloads weights for a TorchVision backbone.
-    found = [name for name in model_names._host_models() if name.startswith(families) and "resnet" not in name]
+    found = [name for name in model_names.host_models() if name.startswith(families) and "resnet" not in name]
     names = [f"{name}.yaml" for name in found]
     assert names
     for name in names:

@@ -114,5 +114,5 @@ def layer_norm(t: Tensor, p: State, name: str) -> Tensor:
 
 
 def softmax(t: Tensor, dim: int) -> Tensor:
-    e = (t - t.max(dim, keepdim=True).values).exp()
+    e = (t - t.detach().amax(dim, keepdim=True)).exp()
     return e / e.sum(dim, keepdim=True)

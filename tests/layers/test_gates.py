@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 import torch
+from oracles import LIMIT, State, agree, depthwise, distance, features, pointwise, randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,52 +15,6 @@ from yolo_attn import registry
 from yolo_attn.layers import BAM, CAA, CBAM, CPCA, SE, CoordAtt
 
 pytestmark = pytest.mark.usefixtures("form")
-
-LIMIT = 1e-11  # float64 noise of other summation orders, relative to the largest entry; a mistake moves 1e-4 and more
-State = Mapping[str, Tensor]
-
-
-def randomise(layer: nn.Module) -> nn.Module:
-    """Give every parameter and statistic a random value, so that nothing hides behind a zero or a one."""
-    generator = torch.Generator().manual_seed(3)
-    layer.double()
-    with torch.no_grad():
-        for name, value in layer.state_dict().items():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 2.0, generator=generator)
-            elif value.is_floating_point():
-                value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64) * 0.5)
-    return layer
-
-
-def features(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def distance(actual: Tensor | None, expected: Tensor | None, scale: float = 0.0) -> float:
-    if expected is None:
-        expected = torch.zeros(())
-    assert actual is not None
-    return (actual - expected).abs().max().item() / (max(expected.abs().max().item(), scale) or 1.0)
-
-
-def agree(layer: nn.Module, oracle: Callable[[Tensor, State], Tensor], x: Tensor) -> None:
-    """Compare outputs and all gradients of the layer and of the formula fed with the layer's own tensors."""
-    parameters = dict(layer.named_parameters())
-    state = {**parameters, **{k: b.clone() for k, b in layer.named_buffers()}}
-    a, b = (x.clone().requires_grad_() for _ in range(2))
-    expected = oracle(b, state)
-    y = layer(a)
-    assert y.shape == expected.shape
-    assert distance(y, expected) < LIMIT
-    w = features(*y.shape).flip(0, 1)
-    wanted = torch.autograd.grad((expected * w).sum(), [b, *parameters.values()], allow_unused=True)
-    got = torch.autograd.grad((y * w).sum(), [a, *parameters.values()])
-    assert distance(got[0], wanted[0]) < LIMIT
-    # A bias before a batch norm has only noise for a gradient: the largest gradient is its scale.
-    largest = max(g.abs().max().item() for g in wanted if g is not None)
-    for name, actual, reference in zip(parameters, got[1:], wanted[1:], strict=True):
-        assert distance(actual, reference, largest) < LIMIT, name
 
 
 def batch_norm(x: Tensor, p: State, name: str, train: bool, eps: float = 1e-5) -> Tensor:
@@ -72,25 +27,6 @@ def batch_norm(x: Tensor, p: State, name: str, train: bool, eps: float = 1e-5) -
         var = (x - mean.reshape(shape)).square().mean(dims)
     z = (x - mean.reshape(shape)) / (var.reshape(shape) + eps).sqrt()
     return z * p[f"{name}.weight"].reshape(shape) + p[f"{name}.bias"].reshape(shape)
-
-
-def pointwise(x: Tensor, p: State, name: str) -> Tensor:
-    """1x1 convolution as a sum over the input channels."""
-    y = torch.einsum("bchw,oc->bohw", x, p[f"{name}.weight"][:, :, 0, 0])
-    return y + p[f"{name}.bias"][:, None, None] if f"{name}.bias" in p else y
-
-
-def depthwise(x: Tensor, p: State, name: str) -> Tensor:
-    """Depthwise convolution as a sum of shifted maps."""
-    weight = p[f"{name}.weight"]
-    kh, kw = weight.shape[2:]
-    h, w = x.shape[2:]
-    padded = F.pad(x, (kw // 2, kw // 2, kh // 2, kh // 2))
-    y = p[f"{name}.bias"][:, None, None].expand_as(x)
-    for r in range(kh):
-        for s in range(kw):
-            y = y + weight[:, 0, r, s, None, None] * padded[:, :, r : r + h, s : s + w]
-    return y
 
 
 def buffers(layer: nn.Module) -> dict[str, Tensor]:

@@ -3,71 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 import torch
+from oracles import State, agree, distance, features, pointwise, randomise, softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_attn.layers import CoT, CrissCross, DoubleAttention
 
 pytestmark = pytest.mark.usefixtures("form")
-
-LIMIT = 1e-11  # float64 noise of other summation orders, relative to the largest entry; a mistake moves 1e-4 and more
-State = Mapping[str, Tensor]
-
-
-def randomise(layer: nn.Module) -> nn.Module:
-    """Give every parameter and statistic a random value, so that nothing hides behind a zero or a one."""
-    generator = torch.Generator().manual_seed(3)
-    layer.double()
-    with torch.no_grad():
-        for name, value in layer.state_dict().items():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 2.0, generator=generator)
-            elif value.is_floating_point():
-                value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64) * 0.5)
-    return layer
-
-
-def features(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def distance(actual: Tensor, expected: Tensor, scale: float = 0.0) -> float:
-    return (actual - expected).abs().max().item() / (max(expected.abs().max().item(), scale) or 1.0)
-
-
-def agree(layer: nn.Module, oracle: Callable[[Tensor, State], Tensor], x: Tensor) -> None:
-    """Compare outputs and all gradients of the layer and of the formula fed with the layer's own tensors."""
-    parameters = dict(layer.named_parameters())
-    state = {**parameters, **{k: b.clone() for k, b in layer.named_buffers()}}
-    a, b = (x.clone().requires_grad_() for _ in range(2))
-    expected = oracle(b, state)
-    y = layer(a)
-    assert y.shape == expected.shape
-    assert distance(y, expected) < LIMIT
-    w = features(*y.shape).flip(0, 1)
-    wanted = torch.autograd.grad((expected * w).sum(), [b, *parameters.values()])
-    got = torch.autograd.grad((y * w).sum(), [a, *parameters.values()])
-    assert distance(got[0], wanted[0]) < LIMIT
-    # A bias that the softmax does not see has only noise for a gradient: the largest gradient is its scale.
-    largest = max(g.abs().max().item() for g in wanted)
-    for name, actual, reference in zip(parameters, got[1:], wanted[1:], strict=True):
-        assert distance(actual, reference, largest) < LIMIT, name
-
-
-def pointwise(x: Tensor, p: State, name: str) -> Tensor:
-    """1x1 convolution as a sum over the input channels."""
-    y = torch.einsum("bchw,oc->bohw", x, p[f"{name}.weight"][:, :, 0, 0])
-    return y + p[f"{name}.bias"][:, None, None] if f"{name}.bias" in p else y
-
-
-def softmax(x: Tensor, dim: int) -> Tensor:
-    e = (x - x.detach().amax(dim, keepdim=True)).exp()
-    return e / e.sum(dim, keepdim=True)
-
 
 # -------------------------------------------------------------------------------------------------- DoubleAttention
 

@@ -22,6 +22,7 @@ import yaml
 
 from ... import registry
 from ...errors import RowError, YoloAttnError
+from ...switches import OFF
 from ...wiring import READ_BY_THE_MODEL, Finding, Graph, findings, repeated_keys
 
 STRICT = "YOLO_ATTN_STRICT"
@@ -34,7 +35,7 @@ Say = Callable[[str], object]
 
 def is_strict() -> bool:
     """Return whether warnings are errors; ``YOLO_ATTN_STRICT=1`` makes them so."""
-    return os.environ.get(STRICT, "0").strip().lower() not in ("", "0", "false", "no", "off")
+    return os.environ.get(STRICT, "").strip().lower() not in ("", *OFF)
 
 
 def examine(model: Mapping[str, Any]) -> list[Finding]:

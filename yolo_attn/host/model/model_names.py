@@ -104,7 +104,7 @@ def _wrong_part(words: list[str], load: Load) -> str:
         parts = _parse(words)
         first = next((n for n, (kind, _) in enumerate(parts) if kind == "layer"), 0)
         base = "-".join(part for _, part in parts[:first])
-        hint = nearest(base, _host_models(), cutoff=0.7).replace("'?", ".yaml'?")
+        hint = nearest(base, host_models(), cutoff=0.7).replace("'?", ".yaml'?")
         return f": Ultralytics has no {base}.yaml{hint}" if base else ""
     parts = _parse(words[cut:])
     unknown = next((n for n, (kind, _) in enumerate(parts) if kind == "other"), len(parts))
@@ -127,7 +127,8 @@ def _exists(base: str, load: Load) -> bool:
     return False
 
 
-def _host_models() -> list[str]:
+def host_models() -> list[str]:
+    """Return the names of the model YAMLs that the installed Ultralytics ships, without their ending."""
     import ultralytics
 
     return [path.stem for path in (Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml")]
