@@ -288,3 +288,16 @@ def test_resume_refuses_an_optimizer_state_of_another_order(interrupted) -> None
         CheckpointError, match=r"last\.pt cannot be resumed: .* the parameters of model\.10 CloAttention"
     ):
         YOLO(str(last)).train(resume=True)
+
+
+def test_restricted_loading_gets_no_stand_in(tmp_path, pasted, monkeypatch) -> None:
+    if not hasattr(tasks, "_SafeLoad"):
+        pytest.skip("this Ultralytics cannot restrict loading")
+    gone = pasted("ultralytics.nn.modules.conv", PastedCAA, Unit)
+    file, _ = saved(tmp_path / "old.pt", "caa", PastedCAA(256))
+    gone()
+    with pytest.raises(TypeError, match="outside the supported"):
+        tasks.torch_safe_load(str(file), safe_only=True)
+    monkeypatch.setenv("ULTRALYTICS_SAFE_LOAD", "1")
+    with pytest.raises(AttributeError, match="CAA"):
+        tasks.torch_safe_load(str(file), safe_only=False)
