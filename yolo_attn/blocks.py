@@ -64,7 +64,7 @@ def find_slip(row: Sequence[Any]) -> str:
     keywords = _keywords(row)
     if not keywords or KEY in keywords:
         return ""
-    near = next((key for key in keywords if nearest(str(key).lower(), [KEY], cutoff=0.7)), None)
+    near = next((key for key in keywords if nearest(str(key).lower(), [KEY], cutoff=0.6)), None)
     return f"{row[2]} has no keyword {near!r}; did you mean {KEY!r}?" if near is not None else ""
 
 
