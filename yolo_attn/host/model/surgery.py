@@ -67,7 +67,11 @@ def graft_file(model: str, grafts: Grafts, output: str | Path, say: Say = print)
         for offset, row in enumerate(rows.get(number, ()), start=1):
             say(f"+ row {index + offset}: {row}")
         index += 1 + len(rows.get(number, ()))
-    say(f"{len(new_rows) - len(old_rows)} rows inserted, {len(old_rows)} kept")
+    inside = sum(full != old for full, old in zip(full_rows, old_rows, strict=True))
+    say(
+        f"{len(new_rows) - len(old_rows)} rows inserted, {len(old_rows)} kept"
+        + (f", {inside} of them with attention inside" if inside else "")
+    )
     try:
         (p0, g0), (p1, g1) = _cost(base), _cost(result)
     except (TypeError, RuntimeError, AssertionError) as error:  # a family that needs more than an image, as World does
