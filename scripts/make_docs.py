@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments import evidence, export_table, forms, report
 from yolo_attn import listing, registry
+from yolo_attn.blocks import HOLDERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,6 +34,7 @@ def render(page: Path) -> str:
 def sections(chinese: bool = False) -> dict[str, str]:
     """Return the text of every generated part by its marker."""
     parts = {"layers": listing.markdown(), "names": names(chinese), "count": str(len(registry.TABLE))}
+    parts["holders"] = ", ".join(f"`{name}`" for name in HOLDERS) + "."
     parts["differences"] = differences(chinese)
     tables = {
         "demo": demo_chinese if chinese else demo,

@@ -19,7 +19,7 @@ ORDER = (
     ("yolo_attn.host",),
     (
         *("yolo_attn.registry", "yolo_attn.table", "yolo_attn.listing"),
-        *("yolo_attn.graft", "yolo_attn.wiring", "yolo_attn.coco"),
+        *("yolo_attn.blocks", "yolo_attn.graft", "yolo_attn.wiring", "yolo_attn.coco"),
     ),
     ("yolo_attn.fast",),
     ("yolo_attn.layers",),

@@ -31,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     graft = verbs.add_parser("graft", help="write a model YAML with attention layers inserted")
     graft.add_argument("model", help="name or path of a model YAML, such as yolo11n.yaml")
     graft.add_argument("--layer", action="append", required=True, help="YAML name; may be repeated, each with its --at")
-    graft.add_argument("--at", action="append", required=True, help="backbone, stages, neck, neck-p3, or a row's index")
+    graft.add_argument(
+        "--at",
+        action="append",
+        required=True,
+        help="backbone, stages, neck, neck-p3, blocks (inside them), or a row's index",
+    )
     graft.add_argument(
         "--args", action="append", default=[], help="YAML list or mapping of arguments, in order of --layer"
     )

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from . import registry
+from . import blocks, registry
 from .errors import RowError, nearest
 
 Model = dict[str, Any]
-PLACES = ("backbone", "stages", "neck")
+Graft = tuple[str, str | int | Sequence[str | int], Sequence[Any]]
+# Inside the blocks of these parts of a model; they insert no row.
+BLOCK_PLACES = {"blocks": ("backbone", "head"), "backbone-blocks": ("backbone",), "neck-blocks": ("head",)}
+PLACES = ("backbone", "stages", "neck", *BLOCK_PLACES)
+PLACE = r"stages|blocks|(?:backbone|neck)(?:-p[1-9]|-blocks)?"  # as the name of a model gives it
 _LEVEL = re.compile(r"(backbone|neck)-p([1-9])")
 
 # Factor by which a row shrinks the map; modules that are not named keep its size.
@@ -45,7 +49,8 @@ def graft(model: Mapping[str, Any], layer: str, at: str | int | Sequence[str | i
         layer: YAML name or alias of the layer.
         at: A place, or several: ``"backbone"`` (after its last row), ``"stages"`` (after the last row of each backbone
             stage from P2 on), ``"neck"`` (after each row that feeds the head), one level of them
-            (``"backbone-p4"``, ``"neck-p3"``), or the index of a row to insert after.
+            (``"backbone-p4"``, ``"neck-p3"``), the index of a row to insert after, or ``"blocks"``
+            (``"backbone-blocks"``, ``"neck-blocks"``): no row, but inside each bottleneck of the blocks that are there.
         args: Arguments of the row: positional ones, or one mapping, or both.
 
     Raises:
@@ -58,29 +63,58 @@ def graft(model: Mapping[str, Any], layer: str, at: str | int | Sequence[str | i
     return graft_all(model, [(layer, at, args)])
 
 
-def graft_all(
-    model: Mapping[str, Any], grafts: Iterable[tuple[str, str | int | Sequence[str | int], Sequence[Any]]]
-) -> Model:
+def graft_all(model: Mapping[str, Any], grafts: Iterable[Graft]) -> Model:
     """Return a copy of a model with several layers inserted; places and indices are those of the model given.
 
     Args:
         model: A model dictionary; it is not changed.
         grafts: Layer, place and arguments as ``graft`` takes them. At the same row the first comes first.
     """
-    return insert(model, plan(model, grafts))
+    grafts = list(grafts)
+    return insert(fill(model, grafts), plan(model, grafts))
 
 
-def plan(
-    model: Mapping[str, Any], grafts: Iterable[tuple[str, str | int | Sequence[str | int], Sequence[Any]]]
-) -> dict[int, list[list[Any]]]:
+def plan(model: Mapping[str, Any], grafts: Iterable[Graft]) -> dict[int, list[list[Any]]]:
     """Return the rows that ``graft_all`` inserts after each row of a model."""
     rows: dict[int, list[list[Any]]] = {}
-    for layer, at, args in grafts:
-        name = registry.find(layer).name
-        places = [at] if isinstance(at, (str, int)) else at
-        for index in sorted({index for place in places for index in find_rows(model, place)}):
+    for name, places, args in _by_place(grafts):
+        found = {index for place in places if place not in BLOCK_PLACES for index in find_rows(model, place)}
+        for index in sorted(found):
             rows.setdefault(index, []).append([-1, 1, name, list(args)])
     return dict(sorted(rows.items()))
+
+
+def fill(model: Mapping[str, Any], grafts: Iterable[Graft]) -> Model:
+    """Return a copy of a model with the layers of ``graft_all`` that stand inside blocks.
+
+    Raises:
+        RowError: If a part of the model has no block with bottlenecks, or one of them has attention inside.
+    """
+    result = copy.deepcopy(dict(model))
+    for name, places, args in _by_place(grafts):
+        for place in places:
+            if place in BLOCK_PLACES:
+                for part, number in _holders(result, str(place)):
+                    row = result[part][number]
+                    if inside := blocks.attention_of(row):
+                        index = number + (len(result["backbone"]) if part == "head" else 0)
+                        raise RowError(f"at={place!r}: row {index}, {row[2]}, has {inside[0]} inside; one is allowed")
+                    result[part][number] = blocks.with_attention(row, name, copy.deepcopy(list(args)))
+    return result
+
+
+def _by_place(grafts: Iterable[Graft]) -> Iterator[tuple[str, Sequence[str | int], Sequence[Any]]]:
+    for layer, at, args in grafts:
+        yield registry.find(layer).name, [at] if isinstance(at, (str, int)) else at, args
+
+
+def _holders(model: Mapping[str, Any], place: str) -> list[tuple[str, int]]:
+    """Return part and number in it of each row of a place whose block holds bottlenecks."""
+    parts = BLOCK_PLACES[place]
+    found = [(part, number) for part in parts for number, row in enumerate(model[part]) if blocks.is_holder(row)]
+    if not found:
+        raise RowError(f"at={place!r}: no block there has bottlenecks. Blocks that have: {', '.join(blocks.HOLDERS)}")
+    return found
 
 
 def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
@@ -101,6 +135,8 @@ def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
         found = list(_stages(model).values())
     elif place == "neck":
         found = _feeding(model)
+    elif place in BLOCK_PLACES:
+        found = [n + (len(model["backbone"]) if part == "head" else 0) for part, n in _holders(model, str(place))]
     elif isinstance(place, str) and (level := _LEVEL.fullmatch(place)):
         levels = _stages(model) if level[1] == "backbone" else _neck(model)
         if int(level[2]) not in levels:
@@ -139,6 +175,8 @@ def without_gates(model: Mapping[str, Any]) -> Model:
     for row in (*result["backbone"], *result["head"]):
         if row[2] in ours:
             row[3] = set_gate(row[3], False)
+        elif inside := blocks.attention_of(row):
+            row[3] = blocks.with_attention(row, inside[0], set_gate(inside[1], False))[3]
     return result
 
 
@@ -196,14 +234,18 @@ def insert(model: Mapping[str, Any], rows: Mapping[int, Sequence[list[Any]]]) ->
 
 
 def remove(model: Mapping[str, Any], names: Container[str]) -> Model:
-    """Return a copy of a model without the rows of the named modules; their readers read what they read."""
+    """Return a copy of a model without the rows of the named modules, whose readers read what they read.
+
+    Blocks that have one of the named modules inside lose it.
+    """
     moved: list[int] = []
     result = copy.deepcopy(dict(model))
     result["backbone"], result["head"] = [], []
     kept = 0
     for part in ("backbone", "head"):
         for row in model[part]:
-            source, *rest = copy.deepcopy(row)
+            inside = blocks.layers_of(row)[1:]
+            source, *rest = copy.deepcopy(blocks.without_attention(row) if inside and inside[0] in names else row)
             here = len(moved)
             single = isinstance(source, int)
             reads = [absolute(s, here) for s in listed(source)]
@@ -244,7 +286,7 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
     """
     readings = []
     for slug, layer in registry.slugs().items():
-        pattern = rf"(.+)-{re.escape(slug)}(?:-(backbone|stages|neck|(?:backbone|neck)-p[1-9]))?"
+        pattern = rf"(.+)-{re.escape(slug)}(?:-({PLACE}))?"
         if match := re.fullmatch(pattern, name, re.IGNORECASE):
             readings.append((match[1], layer.name, (match[2] or "backbone").lower()))
     return sorted(readings, key=lambda reading: -len(reading[0]))

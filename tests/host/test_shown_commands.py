@@ -35,6 +35,10 @@ FAST = {
     "yolo train model=yolov8n-cbam.yaml pretrained=yolov8n.pt data=coco8.yaml": (TINY, "new: 10 CBAM (starts as the"),
     "yolo predict model=runs/detect/demo/weights/best.pt source=image.jpg": ("imgsz=64", "image 1/1"),
     "yolo-attn graft yolo11n.yaml --layer CoordAtt --at neck --layer SE --at 4 -o my-yolo11n.yaml": ("", "GFLOPs"),
+    "yolo-attn graft yolo11n.yaml --layer ECA --at backbone-blocks --layer CBAM --at neck -o my-yolo11n.yaml": (
+        "",
+        "3 rows inserted, 24 kept, 4 of them with attention inside",
+    ),
     "yolo-attn check yolov8n-cbam-neck.yaml --strict": ("", "nothing is wrong with its wiring"),
     "yolo-attn doctor": ("", "All is well."),
     "yolo-attn layers": ("", "[-1, 1, CBAM, ["),
@@ -48,6 +52,9 @@ SLOW = {
     "yolo train model=yolov8n-caa-stages.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.caa.CAA"),
     "yolo train model=yolo12n-se-neck.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.se.SE"),
     "yolo train model=yolov8n-se-neck-p3.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.se.SE"),
+    "yolo train model=yolov8n-cbam-blocks.yaml data=coco8.yaml": (TINY, "{'attention': 'CBAM'}"),
+    "yolo train model=yolov8n-coordatt-neck-blocks.yaml pretrained=yolov8n.pt data=coco8.yaml":
+        (TINY, "CoordAtt inside 12 C2f, 15 C2f, 18 C2f, 21 C2f (starts as the identity)"),
     "yolo train model=yolo26n-seg-biformer-neck.yaml data=coco8-seg.yaml": (TINY, "yolo_attn.layers.biformer.BiFormer"),
     "yolo train model=yolo12n-obb-caa-stages.yaml data=dota8.yaml": (TINY, "yolo_attn.layers.caa.CAA"),
     "yolo train model=yolov8n-cbam.yaml data=your.yaml pretrained=yolov8n.pt": (TINY, "new: 10 CBAM (starts as the"),

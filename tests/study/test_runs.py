@@ -81,6 +81,7 @@ def test_no_folder_and_no_run_are_errors_that_say_what_to_do(tmp_path: Path) -> 
         ([], "none"),
         ([layer("CBAM", "neck-p3", 16), layer("CBAM", "neck-p4", 20)], "CBAM@neck-p3,p4"),
         ([layer("CBAM", "backbone-p5", 10), layer("CBAM", "neck-p4", 20)], "CBAM@backbone-p5,neck-p4"),
+        ([layer("SE", "backbone-blocks", 2), layer("SE", "backbone-blocks", 4)], "SE@backbone-blocks"),
         ([layer("SE", None, 7), layer("SE", "backbone", 10), layer("BAM", None, 3)], "SE@7,backbone BAM@3"),
     ],
 )

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import registry
+from ..blocks import layers_of
 from ..errors import HostError
 from ..layers.gated import Gated
 
@@ -66,8 +67,9 @@ def _named_by(d: Any) -> Iterator[tuple[str, registry.Layer]]:
     for part in ("backbone", "head") if isinstance(d, Mapping) else ():
         rows = d.get(part)
         for row in rows if isinstance(rows, (list, tuple)) else ():
-            if isinstance(row, (list, tuple)) and len(row) > 2 and isinstance(row[2], str) and row[2] in ours:
-                yield row[2], ours[row[2]]
+            for name in layers_of(row):
+                if name in ours:
+                    yield name, ours[name]
 
 
 def _is_ours(there: Any, layer: registry.Layer) -> bool:

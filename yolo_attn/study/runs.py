@@ -165,7 +165,7 @@ def layers(rows: Sequence[Mapping[str, Any]]) -> str:
     short = []
     for name, names in places.items():
         shown, before = [], ""
-        for place in names:
+        for place in dict.fromkeys(names):  # blocks of one place are many
             part, dash, level = place.rpartition("-")
             shown.append(level if dash and part == before else place)
             before = part

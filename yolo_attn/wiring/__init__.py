@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .checks import check_rows, find_missing_sources
+from .checks import HEADS, check_rows, find_missing_sources
 from .finding import Finding
 from .graph import READ_BY_THE_MODEL, Graph
 from .keys import check_keys, repeated_keys
 
-__all__ = ["READ_BY_THE_MODEL", "Finding", "Graph", "findings", "repeated_keys"]
+__all__ = ["HEADS", "READ_BY_THE_MODEL", "Finding", "Graph", "findings", "repeated_keys"]
 
 
 def findings(model: Mapping[str, Any]) -> list[Finding]:

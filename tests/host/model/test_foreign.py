@@ -123,6 +123,7 @@ def pasted() -> Iterator[Callable[[str, type, type], Callable[[], None]]]:
 def saved(file: Path, name: str, layer: nn.Module) -> tuple[Path, list[torch.Tensor]]:
     """Save a model whose attention layer is ``layer``; return the file and what the model gives."""
     model = tasks.DetectionModel(f"yolov8n-{name}.yaml", verbose=False)
+    tasks.initialize_weights(layer)  # a pasted layer has the host's epsilon too
     for module in (model, layer):
         for p in module.parameters():
             nn.init.normal_(p, std=0.08) if p.dim() > 1 else None

@@ -21,6 +21,7 @@ import torch
 import yaml
 
 from ... import registry
+from ...blocks import layers_of
 from ...errors import RowError, YoloAttnError
 from ...switches import OFF
 from ...wiring import READ_BY_THE_MODEL, Finding, Graph, findings, repeated_keys
@@ -151,7 +152,8 @@ def table(model: Mapping[str, Any], sizes: Mapping[int, tuple[int, float]]) -> l
         end = "output" if index == last else "model" if graph.module(index) in READ_BY_THE_MODEL else "-"
         readers = ", ".join(map(str, graph.readers[index])) or end
         level = math.log2(stride) if stride else 0.0
-        cells = (index, graph.module(index), reads, readers, width or "-", f"{stride:g}" if stride else "-")
+        module = " + ".join(layers_of(graph.rows[index])) or graph.module(index)
+        cells = (index, module, reads, readers, width or "-", f"{stride:g}" if stride else "-")
         rows.append([*map(str, cells), f"P{level:g}" if level >= 1 and level.is_integer() else "-"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     numbers = ("row", "width", "stride")
@@ -208,10 +210,11 @@ def _line(file: str, finding: Finding) -> str:
 def _has_ours(model: Mapping[str, Any]) -> bool:
     ours = registry.names()
     return any(
-        isinstance(row, (list, tuple)) and len(row) > 2 and isinstance(row[2], str) and row[2] in ours
+        name in ours
         for rows in model.values()
         if isinstance(rows, (list, tuple))
         for row in rows
+        for name in layers_of(row)
     )
 
 

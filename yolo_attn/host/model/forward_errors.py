@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ... import registry
 from ...errors import RowError, YoloAttnError
+from .blocks import find_attention
 from .ours import is_attention
 from .row_arguments import rows_of
 
@@ -50,7 +51,7 @@ def name_row(error: BaseException) -> RowError | None:
         return None
     name = rows_of(config)[layer.i][2]
     place = f"{config.get('yaml_file') or 'model'}, row {layer.i}: {name}"
-    if is_attention(layer):
+    if is_attention(layer) or find_attention(layer):
         return RowError(f"{place}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     ours = [f"row {i}, {row[2]}" for i, row in enumerate(rows_of(config)) if row[2] in registry.names()]
     if name != "Concat" or not ours or not isinstance(x, list) or not all(isinstance(t, Tensor) for t in x):

@@ -13,8 +13,10 @@ from typing import Any
 from torch import nn
 
 from ... import registry
+from ...blocks import attention_of, with_attention
 from ...graft import split_arguments
 from ...layers.gated import Gated
+from .blocks import find_attention
 from .ours import repeats
 
 
@@ -38,23 +40,33 @@ def keep_arguments(model: Any) -> None:
     if not isinstance(config, dict) or not isinstance(layers, nn.Sequential):
         return
     rows = [row for part in ("backbone", "head") for row in config.get(part, ())]
-    ours = registry.names()
     kept = {
-        index: _arguments(ours[row[2]], layer, row[3])
-        for index, (row, layer) in enumerate(zip(rows, layers, strict=False))
-        if row[2] in ours and split_arguments(row[3])[0]
+        index: new for index, (row, layer) in enumerate(zip(rows, layers, strict=False)) if (new := _keep(row, layer))
     }
-    if any(arguments is not None for arguments in kept.values()):
+    if kept:
         config = model.yaml = copy.deepcopy(config)
         rows = [row for part in ("backbone", "head") for row in config[part]]
-        for index, arguments in kept.items():
-            if arguments is not None:
-                rows[index][3] = [arguments] if arguments else []
+        for index, new in kept.items():
+            rows[index][:] = new
 
 
-def _arguments(known: registry.Layer, layer: nn.Module, args: Any) -> dict[str, Any] | None:
+def _keep(row: list[Any], layer: nn.Module) -> list[Any] | None:
+    """Return a row with the arguments of its attention by keyword, or None if it stays as it is."""
+    ours = registry.names()
+    inside = attention_of(row)
+    name, args = inside or (row[2], row[3])
+    part = next(iter(find_attention(layer).values()), None) if inside else repeats(layer)[0]
+    if name not in ours or not split_arguments(args)[0] or part is None:
+        return None
+    arguments = _arguments(ours[name], part, args)
+    if arguments is None:
+        return None
+    keywords = [arguments] if arguments else []
+    return with_attention(row, name, keywords) if inside else [*row[:3], keywords]
+
+
+def _arguments(known: registry.Layer, part: nn.Module, args: Any) -> dict[str, Any] | None:
     """Return the arguments of a row's layer that are not the defaults, or None if it is not the package's."""
-    part = repeats(layer)[0]
     inner = part.layer if isinstance(part, Gated) else part
     if known.registered is not None or type(inner) is not known.load():
         return None

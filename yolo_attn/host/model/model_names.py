@@ -10,10 +10,10 @@ from typing import Any
 
 from ... import registry
 from ...errors import mistyped, nearest
-from ...graft import PLACES, split_names
+from ...graft import PLACE, PLACES, split_names
 
 Load = Callable[[str], Any]
-_PLACE = re.compile(r"backbone|stages|neck|(?:backbone|neck)-p[1-9]")
+_PLACE = re.compile(PLACE)
 _KNOWN_PLACES = [*PLACES, "backbone-p4", "neck-p3"]
 
 

@@ -8,16 +8,22 @@ from typing import Any
 from torch import nn
 
 from ... import registry
+from ...blocks import attention_of
 from ...errors import YoloAttnError
 from ...graft import find_rows, remove
 from ...layers.gated import Gated
 from ...wiring import Graph
+from . import blocks
 
 
 def is_attention(layer: nn.Module) -> bool:
     """Return whether a layer of a model is one of ours, gated or stacked or not."""
-    inner = repeats(layer)[0]
-    return isinstance(inner, Gated) or type(inner) in _classes()
+    return blocks.is_layer(repeats(layer)[0])
+
+
+def has_attention(layer: nn.Module) -> bool:
+    """Return whether a layer of a model is one of ours or a block with one inside."""
+    return is_attention(layer) or bool(blocks.find_attention(layer))
 
 
 def repeats(layer: nn.Module) -> list[nn.Module]:
@@ -33,38 +39,54 @@ def kind_of(layer: nn.Module) -> tuple[str, int]:
     return known.name if known else name, len(parts)
 
 
-def plain_state(layer: nn.Module) -> dict[str, Any]:
-    """Return the state of a layer without its gate, under the keys it has without one."""
+def plain_state(layer: nn.Module, inside: bool = True) -> dict[str, Any]:
+    """Return the state of a layer without gates, under the keys it has without them and without attention inside.
+
+    Args:
+        layer: Layer of a model, whose parts are numbered.
+        inside: Whether the state of attention inside a block is part of it.
+    """
     state = {}
     for number, part in enumerate(repeats(layer)):
-        inner = part.layer if isinstance(part, Gated) else part
-        state.update({f"{number}.{key}": value for key, value in inner.state_dict().items()})
+        inner = blocks.plain_state(blocks.ungated(part), inside)
+        state.update({f"{number}.{key}": value for key, value in inner.items()})
     return state
 
 
 def describe_layers(model: nn.Module) -> list[dict[str, Any]]:
-    """Return index, name, arguments, place and gate of each attention layer of a model of rows."""
+    """Return index, name, arguments, place and gate of each attention layer of a model of rows.
+
+    Layers inside a block are one entry, with the block as ``inside`` and their number.
+    """
     config = getattr(model, "yaml", None)
     layers = getattr(model, "model", None)
     if not isinstance(config, dict) or not isinstance(layers, nn.Sequential):
         return []
     rows = [*config.get("backbone", []), *config.get("head", [])]
     places = find_places(config)
-    return [
-        {
-            "index": index,
-            "name": rows[index][2],
-            "arguments": rows[index][3],
-            "place": places.get(index),
-            "gated": isinstance(repeats(layer)[0], Gated),
-        }
-        for index, layer in enumerate(layers)
-        if index < len(rows) and is_attention(layer)
-    ]
+    found = []
+    for index, (row, layer) in enumerate(zip(rows, layers, strict=False)):
+        inside = [*blocks.find_attention(layer).values()]
+        if is_attention(layer):
+            name, arguments, part, block = row[2], row[3], repeats(layer)[0], {}
+        elif inside and (written := attention_of(row)):
+            name, arguments, part, block = *written, inside[0], {"inside": row[2], "number": len(inside)}
+        else:
+            continue
+        place = {"place": places.get(index), "gated": isinstance(part, Gated)}
+        found.append({"index": index, "name": name, "arguments": arguments, **place, **block})
+    return found
 
 
 def find_places(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return the place of each attention row that stands where ``graft`` would put it and takes part in the output."""
+    """Return the place of each attention layer that stands where ``graft`` would put it and takes part in the output.
+
+    Args:
+        config: The model dictionary.
+
+    Returns:
+        Place by index of the row that is the layer or has it inside.
+    """
     ours = registry.names()
     bare = remove(config, ours)
     named: dict[int, str] = {}
@@ -76,6 +98,8 @@ def find_places(config: Mapping[str, Any]) -> dict[int, str]:
     live = Graph.of(config).live()
     places, removed = {}, 0
     for index, row in enumerate([*config["backbone"], *config["head"]]):
+        if row[2] not in ours and attention_of(row) and index in live:
+            places[index] = "backbone-blocks" if index < len(config["backbone"]) else "neck-blocks"
         if row[2] in ours:
             removed += 1
             if index - removed in named and index in live:
@@ -96,7 +120,3 @@ def readable(model: nn.Module, name: str) -> str:
     if isinstance(row, Gated) and rest.startswith("layer"):
         rest = rest.partition(".")[2]
     return f"model.{index} {kind}" + (f".{rest}" if rest else "")
-
-
-def _classes() -> set[type]:
-    return set(registry.classes().values())

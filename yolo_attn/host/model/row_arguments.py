@@ -93,6 +93,20 @@ def read(layer: Layer, name: str, args: Sequence[Any], source: Source) -> tuple[
     return positional, keywords, said
 
 
+def bind_row(layer: Layer, name: str, args: Sequence[Any], source: Source) -> tuple[list[Any], bool, list[str]]:
+    """Return the constructor's arguments, the width first, whether there is a gate, and what to tell the user.
+
+    Args and errors are those of ``read``, and ArgumentError if the arguments do not fit the constructor.
+    """
+    positional, keywords, said = read(layer, name, args, source)
+    gate = keywords.pop("gate", False)
+    if not isinstance(gate, bool):
+        raise RowError(f"{name}: gate={gate!r} must be true or false")
+    bound = registry.bind(name, source.width, positional, keywords)
+    registry.refuse_giants(layer, bound)
+    return bound, gate, said
+
+
 def _without_widths(positional: list[Any], source: Source) -> tuple[list[Any], list[int]]:
     """Return arguments without the width in front, or two of them for input and output, and what was dropped."""
     dropped: list[int] = []

@@ -1,7 +1,8 @@
 """Rows of a model YAML: the joint with ``parse_model`` and the arguments of a row that names one of our layers.
 
 ``parse_model`` handles a module it does not list in its last ``else``. The joint compiles the host's own source with
-one branch before that ``else``; every other line stays the host's, under its own file name and line numbers.
+one branch before that ``else``, and one line after the line that builds a row, for attention inside blocks; every other
+line stays the host's, under its own file name and line numbers.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from ... import registry
+from ...blocks import attention_of, find_slip, layers_of, without_attention
 from ...errors import ArgumentError, HostError, RowError, UnknownLayerError, YoloAttnError
 from ...layers.gated import Gated
 from .. import names
 from ..joints import SUPPORTED
 from . import check
-from .row_arguments import find_source, hold, read, rows_of
+from .blocks import attend
+from .compounds import explain_compound
+from .row_arguments import bind_row, find_source, hold, rows_of
 from .sizes import refuse_explosion
 
 Function = Callable[..., Any]
 _BRANCH = "_yolo_attn_row"
-_LOCALS = {"d", "ch", "i", "f", "n", "m", "args", "c2"}
+_LOCALS = {"d", "ch", "i", "f", "n", "m", "m_", "args", "c2"}
+_FULL = "rows with attention inside"  # key of the dictionary of rows that the host builds from
 _MOST_REPEATS = 100
 _told: set[tuple[str, int]] = set()
 
@@ -65,7 +70,7 @@ def refuse_joint(problem: HostError) -> Callable[[Function], Function]:
         @functools.wraps(original)
         def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             names.tell(d)
-            ours = [row[2] for row in rows_of(d) if row[2] in registry.names()]
+            ours = [name for row in rows_of(d) for name in layers_of(row) if name in registry.names()]
             if ours and not all(name in getattr(original, "__globals__", {}) for name in ours):
                 raise HostError(f"{_file(d)} names {', '.join(sorted(set(ours)))}, but {problem}")
             return original(d, *args, **kwargs)
@@ -86,10 +91,12 @@ def _with_branch(original: Function) -> FunctionType:
     code = original.__code__
     missing = _LOCALS - {*code.co_varnames, *code.co_cellvars}
     switches = [chain for chain in map(_last_branch, ast.walk(function)) if chain is not None]
-    if not isinstance(function, ast.FunctionDef) or missing or len(switches) != 1:
+    builds = [found for found in map(_building, ast.walk(function)) if found is not None]
+    if not isinstance(function, ast.FunctionDef) or missing or len(switches) != 1 or len(builds) != 1:
+        gone = ", ".join(sorted(missing)) or "none"
         raise HostError(
             "Ultralytics' parse_model has a shape that yolo-attn does not know "
-            f"({len(switches)} module switches, missing locals: {', '.join(sorted(missing)) or 'none'}); "
+            f"({len(switches)} module switches, {len(builds)} lines that build a row, missing locals: {gone}); "
             f"install a supported version: pip install 'ultralytics{SUPPORTED}', or a newer yolo-attn"
         )
     call = f"m, args, c2 = {_BRANCH}.resolve(d, i, f, n, ch, m, args)"
@@ -99,6 +106,11 @@ def _with_branch(original: Function) -> FunctionType:
     for node in ast.walk(branch):
         ast.copy_location(node, last.orelse[0])
     branch.orelse, last.orelse = last.orelse, [branch]
+    body, number = builds[0]
+    inside = ast.parse(f"m_, args = {_BRANCH}.attend(d, i, m_, args)").body[0]
+    for node in ast.walk(inside):
+        ast.copy_location(node, body[number])
+    body.insert(number + 1, inside)
     factory = ast.parse(f"def factory({_BRANCH}):\n    return parse_model").body[0]
     assert isinstance(factory, ast.FunctionDef)
     factory.body.insert(0, function)
@@ -123,8 +135,23 @@ def _last_branch(node: ast.AST) -> ast.If | None:
     return None
 
 
+def _building(node: ast.AST) -> tuple[list[ast.stmt], int] | None:
+    """Return the statements of a loop and the number of the one that builds a row's module, if there is one."""
+    if isinstance(node, ast.For):
+        for number, line in enumerate(node.body):
+            if isinstance(line, ast.Assign) and [ast.unparse(target) for target in line.targets] == ["m_"]:
+                return node.body, number
+    return None
+
+
 class _Rows:
-    """What the added branch calls."""
+    """What the added lines call."""
+
+    @staticmethod
+    def attend(d: Mapping[str, Any], i: int, block: Any, args: list[Any]) -> tuple[Any, list[Any]]:
+        """Return the module of row ``i`` with the attention that the row puts inside, and the arguments to show."""
+        full = d.get(_FULL)
+        return (block, args) if full is None else attend(full, i, block, args)
 
     @staticmethod
     def classes() -> set[type]:
@@ -155,12 +182,7 @@ class _Rows:
         width = ch[f]
         layer = registry.find(name)
         try:
-            positional, keywords, said = read(layer, name, args, find_source(d, ch, i, f))
-            gate = keywords.pop("gate", False)
-            if not isinstance(gate, bool):
-                raise RowError(f"{name}: gate={gate!r} must be true or false")
-            bound = registry.bind(name, width, positional, keywords)
-            registry.refuse_giants(layer, bound)
+            bound, gate, said = bind_row(layer, name, args, find_source(d, ch, i, f))
         except (ArgumentError, RowError) as error:
             raise RowError(f"{place}: {error}") from error
         if said:
@@ -183,7 +205,7 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``d`` with our rows in the host's form (arguments in a list); refuse names that nobody knows."""
     ours = registry.names()
     result = dict(d)
-    index = 0
+    index, has_inside = 0, False
     for part in ("backbone", "head"):
         if not isinstance(d.get(part), (list, tuple)):
             raise RowError(f"{_file(d)}: {part!r} must be a list of rows; it is {d.get(part)!r}")
@@ -203,10 +225,29 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
                 raise UnknownLayerError(f"{place}: unknown module {name!r}; did you mean {name[3:]!r}?")
             elif name not in host and not name.startswith(("nn.", "torchvision.ops.")):
                 modules = [k for k, v in host.items() if isinstance(v, type) and hasattr(v, "forward")]
+                readings = explain_compound(row, index, host)
+                if readings:
+                    raise UnknownLayerError(f"{place}: {readings}")
                 raise UnknownLayerError(f"{place}: unknown module {name!r}{registry.hint(name, modules)}")
+            if name not in ours:
+                has_inside = _has_inside(row, place) or has_inside
+                row = without_attention(row)
             result[part].append(row)
             index += 1
-    return result
+    return {**result, _FULL: d} if has_inside else result
+
+
+def _has_inside(row: Sequence[Any], place: str) -> bool:
+    """Return whether a row of the host's has attention inside its block."""
+    try:
+        inside = attention_of(row)
+        if slip := find_slip(row):
+            raise RowError(slip)
+        if inside:
+            registry.find(inside[0])
+    except (RowError, UnknownLayerError) as error:
+        raise type(error)(f"{place}: {error}") from None
+    return inside is not None
 
 
 def _tell_once(d: Mapping[str, Any], i: int, message: str) -> None:

@@ -18,10 +18,10 @@ from ultralytics.utils.torch_utils import get_flops
 
 from ... import registry
 from ...errors import HostError, RowError
-from ...graft import insert, plan, remove, to_yaml
+from ...graft import fill, insert, plan, remove, to_yaml
 from ...layers.gated import Gated
 from ..opening import open_checkpoint
-from .ours import is_attention
+from .ours import has_attention
 
 Grafts = Sequence[tuple[str, str | int, Sequence[Any]]]
 Say = Callable[[str], object]
@@ -55,16 +55,23 @@ def graft_file(model: str, grafts: Grafts, output: str | Path, say: Say = print)
         raise RowError(f"{output} exists; name another file with -o (nothing was written)")
     base = tasks.yaml_model_load(model)
     rows = plan(base, grafts)
-    result = insert(base, rows)
-    old_rows, new_rows = ([*m["backbone"], *m["head"]] for m in (base, result))
+    filled = fill(base, grafts)
+    result = insert(filled, rows)
+    old_rows, full_rows, new_rows = ([*m["backbone"], *m["head"]] for m in (base, filled, result))
     index = 0
     for number, old in enumerate(old_rows):
         if new_rows[index][0] != old[0]:
             say(f"  row {index} ({number} before), {old[2]}: reads {new_rows[index][0]} instead of {old[0]}")
+        if full_rows[number] != old:
+            say(f"  row {index}: {new_rows[index]}")
         for offset, row in enumerate(rows.get(number, ()), start=1):
             say(f"+ row {index + offset}: {row}")
         index += 1 + len(rows.get(number, ()))
-    say(f"{len(new_rows) - len(old_rows)} rows inserted, {len(old_rows)} kept")
+    inside = sum(full != old for full, old in zip(full_rows, old_rows, strict=True))
+    say(
+        f"{len(new_rows) - len(old_rows)} rows inserted, {len(old_rows)} kept"
+        + (f", {inside} of them with attention inside" if inside else "")
+    )
     try:
         (p0, g0), (p1, g1) = _cost(base), _cost(result)
     except (TypeError, RuntimeError, AssertionError) as error:  # a family that needs more than an image, as World does
@@ -100,7 +107,7 @@ def strip(checkpoint: str | Path, output: str | Path, force: bool = False, say: 
         raise HostError(f"{output} exists; name another file with -o (nothing was written)")
     content = open_checkpoint(checkpoint)
     model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
-    layers = [layer for layer in getattr(model, "model", []) if is_attention(layer)]
+    layers = [layer for layer in getattr(model, "model", []) if has_attention(layer)]
     if model is None or not layers:
         raise HostError(f"{checkpoint} has no layer of yolo-attn; there is nothing to strip")
     plain = _without_attention(model)

@@ -17,11 +17,12 @@ from typing import Any
 
 from torch import nn
 
+from ...blocks import attention_of, with_attention
 from ...graft import set_gate, split_arguments
-from ...layers.gated import GAIN, Gated
-from . import foreign
+from ...layers.gated import Gated
+from . import blocks, foreign
 from .align import Pairs, align
-from .ours import is_attention, kind_of, plain_state, repeats
+from .ours import has_attention, is_attention, kind_of, plain_state, repeats
 
 
 def load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,7 +34,7 @@ def load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
         if base is None or not isinstance(getattr(self, "model", None), nn.Sequential):
             return original(self, weights, *args, **kwargs)
         source, target = list(base.model), list(self.model)
-        if not any(is_attention(layer) for layer in (*source, *target)):
+        if not any(has_attention(layer) for layer in (*source, *target)):
             return original(self, weights, *args, **kwargs)
         pairs = align(source, target)
         taken = _judge_foreign(base, self, pairs)
@@ -97,12 +98,7 @@ def _renumbered(base: Any, model: Any, pairs: Pairs) -> Any:
     for i, j in pairs.items():
         parts = []
         for own, other in zip(repeats(base.model[i]), repeats(model.model[j]), strict=False):
-            if isinstance(other, Gated) and not isinstance(own, Gated) and is_attention(own):
-                own = Gated(own)
-                nn.init.constant_(own.gate, 1 / GAIN)
-            elif isinstance(own, Gated) and not isinstance(other, Gated):
-                own = own.layer
-            parts.append(own)
+            parts.append(blocks.with_gate_of(own, other) if is_attention(own) else blocks.like(own, other))
         layers[j] = nn.Sequential(*parts) if type(base.model[i]) is nn.Sequential else parts[0]
     view = copy.copy(base)
     view._modules = {**base._modules, "model": nn.Sequential(*layers)}
@@ -114,6 +110,11 @@ def _match_gates(model: Any, source: Sequence[nn.Module], pairs: Pairs) -> None:
     for i, j in pairs.items():
         if isinstance(repeats(source[i])[0], Gated) and not isinstance(repeats(model.model[j])[0], Gated):
             _gate_row(model, j)
+        theirs = blocks.find_attention(source[i])
+        own = blocks.find_attention(model.model[j])
+        carried = [theirs[path] for path, layer in own.items() if blocks.is_same_kind(theirs.get(path), layer)]
+        if any(isinstance(layer, Gated) for layer in carried):
+            _gate_inside(model, j, [*own.values()])
 
 
 def _open_identity(model: Any, source: Sequence[nn.Module], pairs: Pairs) -> list[int]:
@@ -127,31 +128,69 @@ def _open_identity(model: Any, source: Sequence[nn.Module], pairs: Pairs) -> lis
             if not isinstance(repeats(layer)[0], Gated):
                 _gate_row(model, j)
             arrived.add(j)  # the next new layer in a row of them reads the same features
+    for i, j in pairs.items():
+        if j in arrived and (fresh := _new_inside(source[i], model.model[j])):
+            _gate_inside(model, j, fresh)
     return new
 
 
+def _new_inside(source: nn.Module, target: nn.Module) -> list[nn.Module]:
+    """Return the attention layers inside a block that its counterpart in the base has not."""
+    theirs = blocks.find_attention(source)
+    own = blocks.find_attention(target)
+    return [layer for path, layer in own.items() if not blocks.is_same_kind(theirs.get(path), layer)]
+
+
 def _fits(source: nn.Module, target: nn.Module) -> bool:
+    """Return whether all tensors of a layer fit another, but for attention inside, which may be another one."""
     theirs = plain_state(target)
-    return all(key in theirs and theirs[key].shape == value.shape for key, value in plain_state(source).items())
+    state = plain_state(source, inside=False)
+    return all(key in theirs and theirs[key].shape == value.shape for key, value in state.items())
 
 
 def _gate_row(model: Any, j: int) -> None:
     """Put a gate at 0 around layer ``j`` and say so in its row of the model's YAML; ``gate: false`` keeps it out."""
     layer = model.model[j]
-    section = "backbone" if j < len(model.yaml["backbone"]) else "head"
-    row = j if section == "backbone" else j - len(model.yaml["backbone"])
-    source, n, name, args = model.yaml[section][row]
+    source, n, name, args = _row(model, j)
     if split_arguments(args)[1].get("gate") is False or not _can_be_gated(repeats(layer)[0]):
         return
     gated = [Gated(part) for part in repeats(layer)]
     replacement = nn.Sequential(*gated) if type(layer) is nn.Sequential else gated[0]
     replacement.to(next(model.parameters()).device).train(layer.training)
     marks = {"i": layer.i, "f": layer.f, "type": f"{Gated.__module__}.{Gated.__name__}"}
-    marks["np"] = sum(parameter.numel() for parameter in replacement.parameters())
+    marks["np"] = _count(replacement)
     vars(replacement).update(marks)  # what the host writes on every layer
     model.model[j] = replacement
     model.yaml = copy.deepcopy(model.yaml)
-    model.yaml[section][row] = [source, n, name, set_gate(args, True)]
+    _row(model, j)[:] = [source, n, name, set_gate(args, True)]
+
+
+def _gate_inside(model: Any, j: int, fresh: Sequence[nn.Module]) -> None:
+    """Put gates around the attention inside block ``j``, as ``_gate_row`` does: at 0 around ``fresh`` ones alone."""
+    block, row = model.model[j], _row(model, j)
+    inside = attention_of(row)
+    if inside is None or split_arguments(inside[1])[1].get("gate") is False:
+        return
+    for path, layer in blocks.find_attention(block).items():
+        if isinstance(layer, Gated) or not _can_be_gated(layer):
+            continue
+        gated = Gated(layer) if any(layer is other for other in fresh) else blocks.with_gate_of(layer, Gated(layer))
+        blocks.replace_attention(block, path, gated.to(next(model.parameters()).device).train(layer.training))
+    if any(isinstance(layer, Gated) for layer in blocks.find_attention(block).values()):
+        block.np = _count(block)
+        model.yaml = copy.deepcopy(model.yaml)
+        row = _row(model, j)
+        row[:] = with_attention(row, inside[0], set_gate(inside[1], True))
+
+
+def _row(model: Any, j: int) -> list[Any]:
+    """Return row ``j`` of the model's YAML."""
+    first = len(model.yaml["backbone"])
+    return model.yaml["backbone"][j] if j < first else model.yaml["head"][j - first]
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _can_be_gated(layer: nn.Module) -> bool:
@@ -243,16 +282,33 @@ def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int], taken: Seq
             if key in theirs and theirs[key].shape == value.shape:
                 arrived += 1
             else:
-                there = tuple(theirs[key].shape) if key in theirs else "none"
-                misfits.append(f"{j} {_name(layer)} {key.partition('.')[2]} {tuple(value.shape)} -> {there}")
+                other = tuple(theirs[key].shape) if key in theirs else "none"
+                misfits.append(f"{j} {_name(layer)} {key.partition('.')[2]} {tuple(value.shape)} -> {other}")
         if isinstance(repeats(model.model[j])[0], Gated):
             arrived += sum(gated)
         elif any(gated):
             misfits.append(f"{j} {_name(layer)} gate (its row says 'gate: false', so the layer is fully open)")
+        there = blocks.find_attention(model.model[j])
+        for path, inner in blocks.find_attention(layer).items():
+            if isinstance(inner, Gated) and isinstance(there.get(path), Gated):
+                arrived += 1
+            elif isinstance(inner, Gated):
+                misfits.append(f"{j} {_name(layer)} {path} gate (none here)")
     total = len(base.model.state_dict())
     described = [f"{j} {_name(model.model[j])}{_start(model.model[j])}" for j in new if is_attention(model.model[j])]
     described += [f"{j} {_name(model.model[j])}" for j in new if not is_attention(model.model[j])]
+    described += _describe_inside(base, model, pairs)
     return Report(arrived, total, described, lost, others, [*taken], misfits, _hint(base, model, len(misfits), total))
+
+
+def _describe_inside(base: Any, model: Any, pairs: Pairs) -> list[str]:
+    """Return in words the attention inside blocks that is new, one text for all blocks that have the same."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for i, j in pairs.items():
+        for layer in _new_inside(base.model[i], model.model[j])[:1]:
+            kind = type(blocks.ungated(layer)).__name__
+            where.setdefault((kind, _start(layer)), []).append(f"{j} {_name(model.model[j])}")
+    return [f"{kind} inside {', '.join(rows)}{start}" for (kind, start), rows in where.items()]
 
 
 def _name(layer: nn.Module) -> str:

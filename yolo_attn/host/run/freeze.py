@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from torch import nn
 
 from ...errors import RowError, nearest
 from ...layers.gated import Gated
-from ..model.ours import is_attention, kind_of
+from ..model.blocks import find_attention, ungated
+from ..model.ours import has_attention, is_attention, kind_of
 
 Function = Callable[..., Any]
 BACKBONE = "backbone"
@@ -53,8 +54,8 @@ def setup_model_joint(original: Function) -> Function:
             model = _of_rows(self.model)
             rows = _translate(asked, model)
             frozen[self] = {"asked": asked, "rows": rows}
-            if is_word or any(map(is_attention, model.model)):
-                self.args.freeze = rows
+            if is_word or any(map(has_attention, model.model)):
+                self.args.freeze = _parts_of(rows, model.model)
                 _log().info(f"freeze={asked} counts rows of the base: {_describe(rows, list(model.model))}")
         elif isinstance(asked, list) and asked:
             frozen[self] = {"asked": asked, "rows": asked}
@@ -86,10 +87,33 @@ def _translate(asked: str | int, model: Any) -> list[int]:
     return [index for index in base if index < len(config["backbone"])]
 
 
+def _parts_of(rows: Sequence[int], layers: Sequence[nn.Module]) -> list[Any]:
+    """Return what the host has to freeze for these rows: a row with attention inside is all its other parts."""
+    parts: list[Any] = []
+    for row in rows:
+        ours = {*find_attention(layers[row]).values()}
+        parts += _parts_without(layers[row], ours, str(row)) if ours else [row]
+    return parts
+
+
+def _parts_without(module: nn.Module, ours: Set[nn.Module], path: str) -> list[str]:
+    """Return the paths of the largest parts of a module that have none of our layers inside."""
+    if module in ours:
+        return []
+    if ours.isdisjoint(module.modules()):
+        return [path]
+    return [part for name, child in module.named_children() for part in _parts_without(child, ours, f"{path}.{name}")]
+
+
 def _describe(rows: Sequence[int], layers: Sequence[nn.Module]) -> str:
     """Say which rows are frozen and which of ours among them learn."""
     near = enumerate(layers[: max(rows, default=-1) + 2])
     ours = [f"{index} {kind_of(layer)[0]}" for index, layer in near if is_attention(layer)]
+    ours += [
+        f"{type(ungated(layer)).__name__} inside {row}"
+        for row in rows
+        for layer in [*find_attention(layers[row]).values()][:1]
+    ]
     others = f"; {', '.join(ours)} {'is' if len(ours) == 1 else 'are'} not" if ours else ""
     return f"{'row' if len(rows) == 1 else 'rows'} {_ranges(rows)} {'is' if len(rows) == 1 else 'are'} frozen{others}"
 

@@ -8,9 +8,9 @@ Schema 1. Numbers that are unknown are ``null``; there is no NaN. Epochs count f
   ``folder`` of the run; ``task``; ``command``: words of the command line, of the last process.
 * ``versions``: of ``yolo-attn``, ``ultralytics``, ``torch``, ``python``.
 * ``model``: ``file``; ``pretrained``; ``layers``: for each attention layer its row's ``index``, ``name``,
-  ``arguments``, ``place`` as ``yolo-attn graft`` names it, and whether it is ``gated``; ``warnings``: what is
-  wrong with its wiring, in words; ``parameters``: number; ``gflops`` at ``imgsz``; ``transferred``: tensors of the
-  base, ``arrived`` of ``total``.
+  ``arguments``, ``place`` as ``yolo-attn graft`` names it, and whether it is ``gated``; for layers in a row's block
+  also the block, ``inside``, and their ``number``; ``warnings``: what is wrong with its wiring, in words;
+  ``parameters``: number; ``gflops`` at ``imgsz``; ``transferred``: tensors of the base, ``arrived`` of ``total``.
 * ``settings``: ``seed``, ``devices``: names; ``world_size``: processes; ``amp``; ``batch``: images of all processes;
   ``imgsz``: pixels; ``epochs``: planned; ``freeze``: what was ``asked`` and the ``rows`` of the model that it means.
 * ``data``: ``file``; ``fingerprint``: of the data of each split, or of the data YAML; ``images``, ``instances``:
