@@ -1,4 +1,4 @@
-"""The export matrix: every layer at backbone and neck through every format that can be installed here.
+"""The export matrix: every layer at backbone, neck and in blocks through every format that can be installed here.
 
 A cell is a process of its own with a time limit, so a crash of a converter is a row. Run it in each environment that
 has some of the packages, with the same ``--out``: what is there is kept, what is missing is measured.
@@ -185,7 +185,8 @@ def main() -> None:
 
 def _entry(model: str, column: Column, row: Row) -> dict[str, Any]:
     _, _, rest = model.partition("-")
-    slug, _, place = rest.removesuffix("-neck"), "", "neck" if rest.endswith("-neck") else "backbone"
+    place, end = next((p, e) for p, e in reversed(export_models.PLACES.items()) if rest.endswith(e))
+    slug = rest.removesuffix(end)
     layer = next((layer.name for layer in registry.TABLE if layer.slug == slug), "none")
     modules = {**PACKAGES.get(column.form, {}), **{name: name for name in column.needs}}
     found = {}

@@ -16,7 +16,9 @@ import yolo_attn
 from yolo_attn import registry
 from yolo_attn.layers.gated import GAIN
 
-MODELS = ("yolov8n", *(f"yolov8n-{layer.slug}{place}" for layer in registry.TABLE for place in ("", "-neck")))
+# What a model's name ends in, by the place of its layers.
+PLACES = {"backbone": "", "neck": "-neck", "blocks": "-blocks"}
+MODELS = ("yolov8n", *(f"yolov8n-{layer.slug}{end}" for layer in registry.TABLE for end in PLACES.values()))
 GATE, GAMMA = 0.5, 3.0  # of ours and of CrissCross, whose values are small at the start
 EFFECT = 0.02  # of the largest score: what the scores have to change when the layers are taken out
 
@@ -67,11 +69,14 @@ def _open_gates(model: nn.Module) -> None:
 
 def _effect(model: Any, images: Tensor) -> float:
     """Return how far scores move, relative to the largest, when the attention layers let everything through."""
+    from yolo_attn.host.model.blocks import find_attention
     from yolo_attn.host.model.ours import is_attention
 
     with torch.no_grad():
         y = model(images)[0][:, 4:]
-        hooks = [row.register_forward_hook(lambda _, given, __: given[0]) for row in model.model if is_attention(row)]
+        layers = [row for row in model.model if is_attention(row)]
+        layers += [layer for row in model.model for layer in find_attention(row).values()]
+        hooks = [layer.register_forward_hook(lambda _, given, __: given[0]) for layer in layers]
         bare = model(images)[0][:, 4:]
         for hook in hooks:
             hook.remove()

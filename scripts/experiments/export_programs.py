@@ -40,11 +40,14 @@ def exported_dynamic(file: str, sizes: list[list[int]]) -> Row:
 
 def compiled(file: str, sizes: list[list[int]]) -> Row:
     """Compile the attention layers of a model without a break in the graph, by inductor, and run them at two sizes."""
+    from yolo_attn.host.model.blocks import find_attention
     from yolo_attn.host.model.ours import is_attention
 
     model = _load(file, False)
     row = Row("same", 0.0, FP32)
-    for layer in [layer for layer in model.model if is_attention(layer)][:1]:
+    layers = [layer for layer in model.model if is_attention(layer)]
+    layers += [layer for block in model.model for layer in find_attention(block).values()]
+    for layer in layers[:1]:
         program = torch.compile(copy.deepcopy(layer), fullgraph=True)
         maps: list[tuple[Tensor, Tensor]] = []
         layer.register_forward_hook(lambda _, given, y, maps=maps: maps.append((given[0], y)))

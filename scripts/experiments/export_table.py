@@ -1,4 +1,4 @@
-"""The export matrix as Markdown: a line for each way to export, a column for each layer, and whose limits gaps are."""
+"""The export matrix as Markdown: a line for each layer, a column for each way to export, and whose limits gaps are."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.export_models import PLACES
 from yolo_attn import registry
 
 Row = Mapping[str, Any]
-PLACES = ("backbone", "neck")
 # (way to export, layer, what was said) -> whose limit it is; the first that fits.
 LIMITS: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -55,23 +55,20 @@ LIMITS: tuple[tuple[str, str, str, str], ...] = (
 def export_table(content: Row) -> str:
     """Return the record of ``scripts/experiments/export_matrix.py`` as Markdown.
 
-    A cell is ✓ if backbone and neck are the same as in PyTorch. Else it names the note of each place that is not.
+    A cell is ✓ if the layer is the same as in PyTorch at every place. Else it names the note of each place that is not,
+    or the places that were measured.
     """
     rows = content["rows"]
     measured = {row["layer"] for row in rows}
     layers = [name for name in ("none", *(layer.name for layer in registry.TABLE)) if name in measured]
     columns = list(dict.fromkeys(row["column"] for row in rows))
     notes: dict[tuple[str, str], list[str]] = {}
-    lines = [
-        f"| | {' | '.join('YOLOv8n' if layer == 'none' else layer for layer in layers)} | largest difference |",
-        "|---" * (len(layers) + 2) + "|",
-    ]
-    for column in columns:
-        mine = [row for row in rows if row["column"] == column]
-        cells = [_cell([row for row in mine if row["layer"] == layer], notes) for layer in layers]
-        differences = [row["difference"] for row in mine if row["state"] == "same" and "difference" in row]
-        worst = f"{max(differences):.0e}" if differences else "detections alone"
-        lines.append(f"| {column} | {' | '.join(cells)} | {worst} |")
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for layer in layers:
+        mine = [row for row in rows if row["layer"] == layer]
+        cells = [_cell([row for row in mine if row["column"] == column], notes) for column in columns]
+        lines.append(f"| {'YOLOv8n' if layer == 'none' else layer} | {' | '.join(cells)} |")
+    lines.append(f"| largest difference | {' | '.join(_worst(rows, column) for column in columns)} |")
     green = sum(row["state"] == "same" for row in rows)
     lines += ["", f"{green} of {len(rows)} exports are the same as their PyTorch model.", ""]
     for number, ((column, reason), (said, *whose)) in enumerate(notes.items(), 1):
@@ -88,6 +85,13 @@ def explain(row: Row) -> str | None:
     return None
 
 
+def _worst(rows: Sequence[Row], column: str) -> str:
+    """Return the largest difference of the exports of one kind that are the same."""
+    same = [row for row in rows if row["column"] == column and row["state"] == "same"]
+    differences = [row["difference"] for row in same if "difference" in row]
+    return f"{max(differences):.0e}" if differences else "detections alone"
+
+
 def _cell(rows: Sequence[Row], notes: dict[tuple[str, str], list[str]]) -> str:
     """Return a cell, and add to the notes: way to export and reason -> the layers it holds for, and what was said."""
     if not rows:
@@ -102,8 +106,9 @@ def _cell(rows: Sequence[Row], notes: dict[tuple[str, str], list[str]]) -> str:
         if layer not in note[1:]:
             note.append(layer)
         marks[row["place"]] = f"[{list(notes.values()).index(note) + 1}]"
+    there = [place for place in PLACES if any(row["place"] == place for row in rows)]
     if not marks:
-        return "✓" if len(rows) == 2 or rows[0]["layer"] == "none" else f"✓ {rows[0]['place']}"
-    if len(set(marks.values())) == 1 and len(marks) == len(rows):
+        return "✓" if len(there) in (0, len(PLACES)) else f"✓ {', '.join(there)}"
+    if len(set(marks.values())) == 1 and len(marks) == len(there):
         return next(iter(marks.values()))
-    return ", ".join(f"{place} {marks.get(place, '✓')}" for place in PLACES)
+    return ", ".join(f"{place} {marks.get(place, '✓')}" for place in there)

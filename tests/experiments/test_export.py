@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 def row(layer: str, place: str, column: str, state: str, **more: object) -> dict:
     slug = {layer.name: layer.slug for layer in registry.TABLE}.get(layer, "")
-    model = f"yolov8n-{slug}{'-neck' if place == 'neck' else ''}" if slug else "yolov8n"
+    model = f"yolov8n-{slug}{export_models.PLACES[place]}" if slug else "yolov8n"
     return {"model": model, "layer": layer, "place": place, "column": column, "state": state, **more}
 
 
@@ -56,6 +56,8 @@ def test_a_row_says_what_was_found_without_this_machines_folders() -> None:
     entry = export_matrix._entry("yolov8n-mhsa-lepe-neck", COLUMNS[0], found)
     assert (entry["layer"], entry["place"], entry["first"]) == ("MHSALePE", "neck", "row 10, SE")
     assert entry["note"] == "not found: model.py" and "log" not in entry
+    inside = export_matrix._entry("yolov8n-polarized-seq-blocks", COLUMNS[0], found)
+    assert (inside["layer"], inside["place"]) == ("PolarizedSeq", "blocks")
     plain = export_matrix._entry("yolov8n", COLUMNS[0], Row("same", 0.0))
     assert (plain["layer"], plain["place"], plain["column"]) == ("none", "", COLUMNS[0].name)
 
@@ -65,12 +67,17 @@ def test_the_table_marks_each_place_and_says_whose_limit_it_is() -> None:
     rows += [row("SE", place, "ncnn", "same", difference=3e-6) for place in export_table.PLACES]
     rows += [row("BiFormer", place, "ncnn", "failed", note="IndexError: x") for place in export_table.PLACES]
     rows += [row("CBAM", "backbone", "ncnn", "same"), row("CBAM", "neck", "ncnn", "differs", difference=0.9)]
-    rows += [row("CAA", "neck", "ncnn", "same")]
-    head, _, line, *rest = export_table.export_table({"rows": rows}).splitlines()
-    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
-    assert cells["YOLOv8n"] == cells["SE"] == "✓"
-    assert (cells["BiFormer"], cells["CBAM"], cells["CAA"]) == ("[1]", "backbone ✓, neck [2]", "✓ neck")
-    assert line.endswith("| 3e-06 |") and "5 of 8 exports are the same as their PyTorch model." in rest
+    rows += [row("CAA", "neck", "ncnn", "same"), row("SE", "blocks", "ONNX", "same", difference=1e-7)]
+    lines = export_table.export_table({"rows": rows}).splitlines()
+    cells = {line.split(" | ")[0].strip("| "): line.strip(" |").split(" | ")[1:] for line in lines if line[:1] == "|"}
+    assert (
+        cells["YOLOv8n"] == ["✓"]
+        and cells["SE"] == ["✓", "✓ blocks"]
+        and cells["largest difference"] == ["3e-06", "1e-07"]
+    )
+    assert [cells[name] for name in ("BiFormer", "CBAM", "CAA")] == [["[1]"], ["backbone ✓, neck [2]"], ["✓ neck"]]
+    assert "7 of 11 exports are the same as their PyTorch model." in lines
+    rest = lines
     assert rest[-2].startswith("1. ncnn, BiFormer: ncnn holds at most four dimensions")
     assert rest[-1].startswith("2. ncnn, CBAM: Not looked into.")
 
