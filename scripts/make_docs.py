@@ -65,7 +65,7 @@ def names(chinese: bool) -> str:
 def differences(chinese: bool) -> str:
     """Return the README's table of what stock Ultralytics does and what happens with yolo-attn."""
     transfer, study = (_rows(task) for task in ("transfer", "transfer-bccd"))
-    (tensors,) = [r for r in transfer if (r["model"], r["place"]) == ("yolov8n", "backbone")]
+    (tensors,) = [r for r in transfer if (r["model"], r["place"], r["layer"]) == ("yolov8n", "backbone", "CBAM")]
     starts = {r["start"]: r["epoch 0"] for r in study if (r["layer"], r["place"]) in (("none", ""), ("CBAM", "neck"))}
     base, stock, ours = (f"{starts[start]:.3f}" for start in ("base", "stock", "identity"))
     arrived, kept, all_of_them = tensors["stock"], tensors["ours"], tensors["tensors"]

@@ -107,8 +107,16 @@ def load(folder: str | Path, task: str) -> dict[str, Any] | None:
 
 
 def transfer_table(content: Mapping[str, Any]) -> str:
-    """Return the record of ``scripts/transfer_table.py`` as Markdown: one row a model, its places side by side."""
-    rows, places = content["rows"], list(dict.fromkeys(row["place"] for row in content["rows"]))
+    """Return the record of ``scripts/transfer_table.py`` as Markdown: one row a model, its places side by side.
+
+    The layers that were tried in one model only are a sentence.
+    """
+    first, others = (
+        content["settings"]["layer"],
+        [r for r in content["rows"] if r["layer"] != content["settings"]["layer"]],
+    )
+    rows = [row for row in content["rows"] if row["layer"] == first]
+    places = list(dict.fromkeys(row["place"] for row in rows))
     lines = [
         "| model | tensors of the base | "
         + " | ".join(f"Ultralytics, {p}" for p in places)
@@ -119,9 +127,17 @@ def transfer_table(content: Mapping[str, Any]) -> str:
         mine = {row["place"]: row for row in rows if row["model"] == model}
         tensors = next(iter(mine.values()))["tensors"]
         ours = {row["ours"] for row in mine.values()}
-        stock = " | ".join(str(mine[place]["stock"]) for place in places)
+        stock = " | ".join(str(mine[place]["stock"]) if place in mine else "-" for place in places)
         kept = ", ".join(map(str, sorted(ours)))
         lines.append(f"| {model} | {tensors} | {stock} | {kept} | {max(r['difference'] for r in mine.values()):g} |")
+    if others:
+        layers = list(dict.fromkeys(row["layer"] for row in others))
+        whole = [row for row in others if row["ours"] == row["tensors"] and not row["difference"]]
+        lines += [
+            "",
+            f"The other {len(layers)} layers in {others[0]['model']}: {len(whole)} of {len(others)} insertions lose "
+            "no tensor and change no output.",
+        ]
     return "\n".join(lines)
 
 

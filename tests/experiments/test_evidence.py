@@ -13,7 +13,8 @@ from yolo_attn.errors import DataError
 
 RESULTS = Path(__file__).parents[2] / "results"
 ROWS = [
-    {"model": "a", "place": p, "tensors": 9, "stock": s, "ours": 9, "difference": 0.0} for p, s in (("x", 1), ("y", 2))
+    {"model": "a", "layer": "SE", "place": p, "tensors": 9, "stock": s, "ours": 9, "difference": 0.0}
+    for p, s in (("x", 1), ("y", 2))
 ]
 
 
@@ -34,6 +35,10 @@ def test_a_record_is_written_and_found_again(tmp_path: Path) -> None:
     assert evidence.load(tmp_path, "transfer") == content
     assert evidence.load(tmp_path, "other") is None
     assert evidence.transfer_table(content).splitlines()[-1] == "| a | 9 | 1 | 2 | 9 | 0 |"
+    others = [{**ROWS[0], "layer": name, "ours": ours} for name, ours in (("CBAM", 9), ("BAM", 8))]
+    partial = {**content, "rows": [ROWS[0], {**ROWS[1], "model": "b"}, *others]}
+    *_, last, _, said = evidence.transfer_table(partial).splitlines()
+    assert last == "| b | 9 | - | 2 | 9 | 0 |" and said.startswith("The other 2 layers in a: 1 of 2 insertions lose no")
 
 
 @pytest.mark.parametrize("field", evidence.FIELDS)

@@ -92,7 +92,7 @@ def test_a_layer_that_would_hide_a_fault_is_refused(tmp_path: Path, monkeypatch)
     gates = [p for name, p in YOLO(str(built["yolov8n-se"])).model.named_parameters() if name.endswith(".gate")]
     assert gates and all(8 * gate.item() == export_models.GATE for gate in gates)
     monkeypatch.undo()
-    monkeypatch.setattr(export_models, "_open_gates", lambda _: None)
+    monkeypatch.setattr(export_models, "_open_gates", lambda *_: None)
     with pytest.raises(ValueError, match="yolov8n-cbam: taken out, its layers change scores by 0 only"):
         export_models.build_all(["yolov8n-cbam"], tmp_path / "models", tmp_path / "base.pt", images)
 

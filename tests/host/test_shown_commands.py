@@ -70,7 +70,7 @@ SLOW = {
     "python scripts/train.py --model yolov8n-coordatt.yaml --train-json a.json --train-images images --val-json b.json"
     " epochs=100": (f"--val-images images {TINY}", '"bbox"'),
     "python scripts/val.py --weights best.pt --val-json b.json": (f"--val-images images {SMALL}", '"bbox"'),
-    "python scripts/transfer_table.py": ("--families yolov8n --places backbone --out out", "'ours': 355"),
+    "python scripts/transfer_table.py": ("--families yolov8n --places backbone --others SE --out out", "'ours': 355"),
     "python scripts/transfer_study.py --data DIR": (
         "--layers SE --places backbone --seeds 0 --imgsz 64 --base-epochs 1 --epochs 1 --out out --work work", ""
     ),
