@@ -17,7 +17,7 @@ from ...wiring import Graph
 def is_attention(layer: nn.Module) -> bool:
     """Return whether a layer of a model is one of ours, gated or stacked or not."""
     inner = repeats(layer)[0]
-    return isinstance(inner, Gated) or type(inner) in _classes()
+    return isinstance(inner, Gated) or registry.is_layer(type(inner))
 
 
 def repeats(layer: nn.Module) -> list[nn.Module]:
@@ -96,7 +96,3 @@ def readable(model: nn.Module, name: str) -> str:
     if isinstance(row, Gated) and rest.startswith("layer"):
         rest = rest.partition(".")[2]
     return f"model.{index} {kind}" + (f".{rest}" if rest else "")
-
-
-def _classes() -> set[type]:
-    return set(registry.classes().values())
