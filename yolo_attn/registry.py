@@ -169,7 +169,13 @@ def bind(name: str, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str
         UnknownLayerError: If no layer has that name.
         ArgumentError: If the arguments do not fit the constructor.
     """
-    layer = find(name)
+    return bind_to(find(name), channels, args, kwargs)
+
+
+def bind_to(
+    layer: Layer, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """Return what ``bind`` does, for a row of the table."""
     parameters = layer.parameters()
     usage = f"{layer.name}({usage_of(parameters)})"
     if len(args) > len(parameters):
