@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,16 +131,18 @@ def onnx_distances(module: nn.Module, first: Tensor, *others: Tensor) -> Iterato
 
     axes = {0: "batch", 2: "height", 3: "width"}
     buffer = io.BytesIO()
-    torch.onnx.export(
-        module,
-        (first,),
-        buffer,
-        input_names=["x"],
-        output_names=["y"],
-        dynamic_axes={"x": axes, "y": axes},
-        opset_version=17,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of an exporter that the host uses too
+        torch.onnx.export(
+            module,
+            (first,),
+            buffer,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": axes, "y": axes},
+            opset_version=17,
+            dynamo=False,
+        )
     session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
     for x in (first, *others):
         with torch.no_grad():
