@@ -36,7 +36,7 @@ class Kept(Plain):
         self.out = nn.Linear(channels // reduction, channels)
 
     def forward(self, x):
-        return x * self.out(self.fc(x.mean((2, 3))).relu())[:, :, None, None].sigmoid()
+        return self.conv(x) * self.out(self.fc(x.mean((2, 3))).relu())[:, :, None, None].sigmoid()
 
 
 class Heads(Plain):
@@ -56,6 +56,9 @@ class Attribute(Plain):
         super().__init__(channels)
         self.part = Plain(channels)
         self.part.f = nn.Identity()
+
+    def forward(self, x):
+        return self.part(self.conv(x))
 
 
 class Unused(Plain):
