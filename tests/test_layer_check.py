@@ -127,7 +127,7 @@ class Single(Plain):
 
 class Random(Plain):
     def forward(self, x):
-        return nn.functional.dropout(x, 0.5)
+        return nn.functional.dropout(self.conv(x), 0.5)
 
 
 class Mixes(Plain):

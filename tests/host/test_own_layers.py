@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from plugs import write_file, write_package
+from shown_commands import ROOT, blocks
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
 TRAIN = ("data=shapes.yaml", "epochs=1", "imgsz=64", "batch=16", "fraction=0.2", "workers=0", "plots=False")
@@ -178,3 +179,15 @@ def test_the_layer_is_ours_in_every_way(run, tmp_path: Path) -> None:
     done = run("python", "-c", code, YOLO_ATTN_LAYERS="layers.py:MyAttention")
     assert "[('MyAttention', 'backbone-p2', True), ('MyAttention', 'backbone-p3', True)" in done.stdout
     assert "Transferred 355/355" in done.stdout + done.stderr and done.stdout.strip().endswith("False")
+
+
+def test_what_the_page_shows_works(run, tmp_path: Path) -> None:
+    page = (ROOT / "docs/layers.md").read_text(encoding="utf-8")
+    (layer,) = [block for block in blocks(page, "python") if "class MyAttention" in block]
+    (shown,) = [block for block in blocks(page, "bash") if "myattention" in block]
+    (tmp_path / "layers.py").write_text(layer)
+    check, export, train = shown.splitlines()
+    assert "MyAttention: fit for rows" in run(*check.split()).stdout
+    name, _, value = export.removeprefix("export ").partition("=")
+    done = run(*train.replace("data=my.yaml", " ".join(TRAIN)).split(), **{name: value})
+    assert "yolo_attn.own.layers.MyAttention" in done.stdout + done.stderr
