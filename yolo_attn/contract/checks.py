@@ -130,7 +130,7 @@ def onnx_distances(module: nn.Module, first: Tensor, *others: Tensor) -> Iterato
     import onnxruntime
 
     axes = {0: "batch", 2: "height", 3: "width"}
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # torch's annotation knows paths alone
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of an exporter that the host uses too
         torch.onnx.export(
