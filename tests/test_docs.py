@@ -87,6 +87,7 @@ def test_every_grafted_model_named_has_a_base_a_layer_and_a_place() -> None:
         "yolov8n",
         "my-yolo11n",
         "yolov8-cbam",
+        "yolov8n-myattention",
     }
     readings = {name: split_name(name) for name in names}
     assert len(names) > 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = verbs.add_parser("demo", help="train YOLOv8n with CBAM on a generated demo set, in minutes on a CPU")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="as for yolo train: model=yolov8n-caa.yaml")
     verbs.add_parser("doctor", help="say which Ultralytics is patched, what was added and what is wrong")
-    check = verbs.add_parser("check", help="print the graph of a model YAML and what is wrong with its wiring")
-    check.add_argument("subject", metavar="model", help="name or path of a model YAML, such as yolov8n-cbam.yaml")
+    check = verbs.add_parser("check", help="check the wiring of a model YAML, or a layer of your own")
+    check.add_argument(
+        "subject", nargs="+", help="a model YAML such as yolov8n-cbam.yaml, layers.py:MyAttention, or a layer's name"
+    )
     check.add_argument("--strict", action="store_true", help="end with 1 for warnings too, as with YOLO_ATTN_STRICT=1")
+    check.add_argument("--args", default="[]", help="arguments of the layer as in a row: '[8, {kernel_size: 5}]'")
     layers = verbs.add_parser("layers", help="list the layers with their arguments")
     layers.add_argument("--markdown", action="store_true", help="print the table of docs/layers.md")
     graft = verbs.add_parser("graft", help="write a model YAML with attention layers inserted")
@@ -100,7 +104,32 @@ def _check(arguments: argparse.Namespace) -> int:
     install()
     from .host.model.check import check_model
 
-    return check_model(arguments.subject, arguments.strict)
+    wrong = 0
+    for subject in arguments.subject:
+        layers = [] if Path(subject).suffix in (".yaml", ".yml") else _layers(subject)
+        wrong |= 0 if layers else check_model(subject, arguments.strict)
+        for layer in layers:
+            from .contract.report import report
+
+            wrong |= not report(layer, _row_arguments(arguments.args))
+    return int(wrong)
+
+
+def _layers(subject: str) -> list[Any]:
+    """Return the layers that ``layers.py:MyAttention``, ``my.module:A,B`` or a name stands for."""
+    from . import plugins, registry
+
+    if subject in registry.names():
+        return [registry.find(subject)]
+    if ":" not in subject and not subject.endswith(".py"):
+        return []
+    if ":" not in subject:
+        raise RowError(f"{subject} names no class; write {subject}:MyAttention")
+    os.environ[plugins.VARIABLE] = subject  # what is checked is what a model will get
+    declared, problems = plugins.declared()
+    if problems:
+        raise RowError(str(problems[0]))
+    return [plugin for plugin in declared if not plugin.is_packaged]
 
 
 def _operate(arguments: argparse.Namespace) -> int:

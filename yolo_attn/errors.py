@@ -38,6 +38,10 @@ class LayerFileError(YoloAttnError, ImportError):
     """A layer whose file cannot be imported."""
 
 
+class ContractError(YoloAttnError, ValueError):
+    """A layer that does not do what rows need."""
+
+
 class HostError(YoloAttnError, RuntimeError):
     """The installed Ultralytics cannot be patched safely."""
 

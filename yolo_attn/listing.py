@@ -7,14 +7,20 @@ from typing import Any
 
 import yaml
 
-from .registry import layers, usage_of
+from .registry import broken, layers, problems, usage_of
 from .table import TABLE
 
 
 def text() -> str:
-    """Return the table for a terminal: a row of every layer to paste into a YAML, its aliases and its defaults."""
+    """Return the table for a terminal: a row of every layer to paste into a YAML, its aliases and its defaults.
+
+    Own layers follow with where they come from, then those that cannot be used, as comments.
+    """
     lines = []
+    gone = broken()
     for layer in layers():
+        if layer.name in gone:
+            continue
         parameters = layer.parameters()
         required = ", ".join(p.name for p in parameters if p.default is p.empty)
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -23,12 +29,19 @@ def text() -> str:
             lines.append(f"  # also {', '.join(layer.aliases)}")
         if defaults:
             lines.append(f"  # defaults: {_as_yaml(defaults)}")
+        if layer.source:
+            lines.append(f"  # from {layer.source}")
+    lines += [f"# {' '.join(str(problem).split())}" for problem in (*gone.values(), *problems())]
     return "\n".join(lines)
 
 
 def _as_yaml(values: Mapping[str, Any]) -> str:
+    """Return values as YAML, those of own layers that YAML has no form for as Python has them."""
     lists = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-    return yaml.safe_dump(lists, default_flow_style=True, sort_keys=False, width=10**6).strip()
+    try:
+        return yaml.safe_dump(lists, default_flow_style=True, sort_keys=False, width=10**6).strip()
+    except yaml.YAMLError:
+        return ", ".join(f"{key}={value!r}" for key, value in values.items())
 
 
 def markdown() -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import keyword
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import own_names, plugins
 from .errors import (
     ArgumentError,
-    LayerFileError,
     RegistrationError,
     UnknownLayerError,
     YoloAttnError,
@@ -18,6 +19,7 @@ from .errors import (
 )
 from .layers._checks import plain
 from .layers._pasted import WIDTHS
+from .plugins import Plugin, Problem, usage_of
 from .table import TABLE, Layer
 
 if TYPE_CHECKING:
@@ -45,53 +47,95 @@ def observe(callback: Callable[[], None]) -> None:
 
 
 def layers() -> tuple[Layer, ...]:
-    """Return all rows: the built-in ones, then the user's in order of registration."""
-    return TABLE + tuple(_USER_LAYERS.values())
+    """Return all rows: built-in ones, registered ones, then those of ``YOLO_ATTN_LAYERS`` and of packages."""
+    return TABLE + tuple(_USER_LAYERS.values()) + tuple(map(plugins.known, _own()))
 
 
 def names() -> dict[str, Layer]:
-    """Map every YAML name and alias to its row."""
-    return {name: layer for layer in layers() for name in (layer.name, *layer.aliases)}
+    """Map every YAML name and alias to its row; nothing is imported."""
+    return _by_name(layers())
+
+
+def in_use() -> dict[str, Layer]:
+    """Map names and aliases to the package's layers, the registered ones, and those own ones that a model has named."""
+    own = map(plugins.known, _own()) if plugins.completed() else ()
+    return _by_name((*TABLE, *_USER_LAYERS.values(), *(layer for layer in own if layer.registered)))
 
 
 def classes() -> dict[str, type[nn.Module]]:
-    """Map every YAML name and alias to its class, but for layers whose file cannot be imported."""
-    gone = broken()
-    return {name: layer.load() for name, layer in names().items() if layer.name not in gone}
+    """Map YAML names and aliases to classes: of the package's layers that can be imported, and own ones in use."""
+    found = in_use()
+    gone = _broken(found.values())
+    return {name: layer.load() for name, layer in found.items() if layer.name not in gone}
 
 
-def broken() -> dict[str, LayerFileError]:
-    """Return the layers whose file cannot be imported, each with its error."""
+def is_layer(cls: type) -> bool:
+    """Return whether a class is that of a layer; an own one may have come here in a checkpoint."""
+    if cls in classes().values():
+        return True
+    for plugin in _own():
+        if plugin.may_be(cls.__module__, cls.__qualname__):
+            with contextlib.suppress(YoloAttnError):
+                if plugin.load() is cls:
+                    return True
+    return False
+
+
+def broken() -> dict[str, YoloAttnError]:
+    """Return the layers that cannot be used, each with its error; this imports all of them."""
+    return _broken(layers())
+
+
+def problems() -> list[Problem]:
+    """Return the own layers that are left out, each with the reason."""
+    return own_names.admitted(_USER_LAYERS)[1]
+
+
+def _own() -> list[Plugin]:
+    return own_names.admitted(_USER_LAYERS)[0]
+
+
+def _by_name(rows: Iterable[Layer]) -> dict[str, Layer]:
+    return {name: layer for layer in rows for name in (layer.name, *layer.aliases)}
+
+
+def _broken(rows: Iterable[Layer]) -> dict[str, YoloAttnError]:
     found = {}
-    for layer in layers():
+    for layer in rows:
         try:
             layer.load()
-        except LayerFileError as error:
+        except YoloAttnError as error:
             found[layer.name] = error
     return found
 
 
 def list_layers() -> list[str]:
-    """Return the YAML names of all layers, built-in and registered."""
+    """Return the YAML names of all layers, built-in and your own."""
     return [layer.name for layer in layers()]
 
 
 def slugs() -> dict[str, Layer]:
-    """Map everything that stands for a layer in a model's name, in lower case, to its row."""
-    found = {name.lower(): layer for name, layer in names().items()}
-    return {**found, **{layer.slug: layer for layer in reversed(layers())}}
+    """Map everything that stands for a layer in a model's name, in lower case, to its row; the package's come first."""
+    found: dict[str, Layer] = {}
+    for rows in (TABLE, layers()[len(TABLE) :]):
+        words = {name.lower(): layer for name, layer in _by_name(rows).items()}
+        found = {**words, **{layer.slug: layer for layer in reversed(rows)}, **found}
+    return found
 
 
 def find(name: str) -> Layer:
-    """Return the row of a YAML name or alias.
+    """Return the row of a YAML name or alias; an own layer is imported.
 
     Raises:
         UnknownLayerError: If no layer has that name; the message lists the names and what may be meant.
+        LayerFileError: If it is an own layer that cannot be imported.
+        RegistrationError: If it is an own layer that rows cannot use.
     """
     known = names()
     if name not in known:
         raise UnknownLayerError(f"unknown layer {name!r}{hint(name)}")
-    return known[name]
+    layer = known[name]
+    return plugins.complete(layer) if isinstance(layer, Plugin) else layer
 
 
 def hint(name: str, others: Iterable[str] = ()) -> str:
@@ -104,9 +148,11 @@ def hint(name: str, others: Iterable[str] = ()) -> str:
     word = str(name)
     meant = _ELSEWHERE.get(word.lower()) or mistyped(word, [*names(), *others]) or "."
     own = word if word.isidentifier() else "MyLayer"
+    refused = "".join(f" {problem}." for problem in problems() if problem.name in (word, ""))
     return (
-        f"{meant} Layers of yolo-attn: {', '.join(list_layers())}. For a layer of your own, call "
-        f"yolo_attn.register({own!r}, {own}) in a module that is imported before the model is built."
+        f"{meant}{refused} Layers of yolo-attn: {', '.join(list_layers())}. For a layer of your own, set "
+        f"{plugins.VARIABLE}=layers.py:{own}, or call yolo_attn.register({own!r}, {own}) in a module that is imported "
+        "before the model is built (in each process)."
     )
 
 
@@ -123,7 +169,13 @@ def bind(name: str, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str
         UnknownLayerError: If no layer has that name.
         ArgumentError: If the arguments do not fit the constructor.
     """
-    layer = find(name)
+    return bind_to(find(name), channels, args, kwargs)
+
+
+def bind_to(
+    layer: Layer, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """Return what ``bind`` does, for a row of the table."""
     parameters = layer.parameters()
     usage = f"{layer.name}({usage_of(parameters)})"
     if len(args) > len(parameters):
@@ -174,7 +226,7 @@ def refuse_giants(layer: Layer, arguments: Sequence[Any]) -> None:
         ArgumentError: If it has too many parameters.
         ValueError: If the constructor refuses a value.
     """
-    if layer.registered is not None:
+    if layer.source:
         return
     import torch
 
@@ -183,11 +235,6 @@ def refuse_giants(layer: Layer, arguments: Sequence[Any]) -> None:
     if count > _MOST_PARAMETERS:
         given = ", ".join(map(str, arguments))
         raise ArgumentError(f"{layer.name}({given}) has {count:,} parameters; {_MOST_PARAMETERS:,} are allowed")
-
-
-def usage_of(parameters: Sequence[inspect.Parameter]) -> str:
-    """Return parameters with their defaults, as a call would give them."""
-    return ", ".join(str(p.replace(annotation=p.empty)) for p in parameters)
 
 
 def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
@@ -223,14 +270,15 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
 
     The class takes the width first and returns a map of the same shape (or names its output width in a static method
     ``out_channels(channels, *args)``). Put class and ``register`` call into one importable module, and import that
-    module wherever a model with its rows is built: registration holds for the process it happens in.
+    module wherever a model with its rows is built: registration holds for the process it happens in. For every
+    process, workers and the ``yolo`` command too, set ``YOLO_ATTN_LAYERS=layers.py:MyAttention`` instead.
 
     Args:
         name: YAML name, a Python identifier.
         cls: An ``nn.Module`` whose constructor arguments can all be given by position.
 
     Returns:
-        ``cls``, unchanged.
+        ``cls``, unchanged. Nothing happens if ``YOLO_ATTN_LAYERS`` or a package gives the same class that name.
 
     Raises:
         RegistrationError: If the name is taken or no identifier, or the class does not fit.
@@ -240,24 +288,19 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
     """
     from torch import nn
 
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+    if not isinstance(name, str) or not plugins.is_name(name):
         raise RegistrationError(f"register({name!r}, ...): the name must be a Python identifier")
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise RegistrationError(f"register({name!r}, {cls!r}): the second argument must be a subclass of nn.Module")
-    if name in names():
+    there = names().get(name)
+    if there is not None and _is_same(there, cls):
+        return cls
+    if there is not None:
         taken = "\n".join(f"  {known:<24} {layer.path}" for known, layer in names().items())
         raise RegistrationError(f"register({name!r}, ...): the name is taken. Registered names:\n{taken}")
-    parameters = list(inspect.signature(cls).parameters.values())
-    usage = f"{cls.__name__}({usage_of(parameters)})"
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if not parameters or any(p.kind not in positional for p in parameters):
-        raise RegistrationError(
-            f"register({name!r}, ...): {usage} must take the width first and every argument by position "
-            "(no keyword-only arguments, no *args or **kwargs): YAML rows are positional"
-        )
-    arguments = tuple(p.name for p in parameters[1:])
+    arguments = plugins.arguments_of(f"register({name!r}, ...)", cls)
     path = f"{cls.__module__}:{cls.__qualname__}"
-    _USER_LAYERS[name] = Layer(name, path, name.lower(), (), arguments, registered=cls)
+    _USER_LAYERS[name] = Layer(name, path, name.lower(), (), arguments, registered=cls, source="register()")
     try:
         for callback in _observers:
             callback()
@@ -265,6 +308,16 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
         del _USER_LAYERS[name]
         raise
     return cls
+
+
+def _is_same(layer: Layer, cls: type[nn.Module]) -> bool:
+    """Return whether an own layer of every process is the very class that a module registers for this one too."""
+    plugin = next((plugin for plugin in _own() if plugin.name == layer.name), None)
+    if plugin is None:
+        return False
+    file = inspect.getsourcefile(cls) if plugin.file else None
+    is_here = file is not None and Path(file).resolve() == Path(plugin.file).resolve()
+    return plugin.may_be(cls.__module__, cls.__qualname__) or is_here
 
 
 def unregister(name: str) -> None:

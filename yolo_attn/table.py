@@ -41,7 +41,7 @@ class Namesake:
 class Layer:
     """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``).
 
-    ``registered`` is the class of a user's own layer.
+    ``registered`` is the class of a user's own layer, ``source`` says where that comes from.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Layer:
     arxiv: str = ""
     namesake: Namesake | None = None
     registered: type[nn.Module] | None = None
+    source: str = ""
 
     def load(self) -> type[nn.Module]:
         """Import and return the class.

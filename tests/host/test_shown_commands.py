@@ -89,6 +89,10 @@ SLOW = {
     ),
 }  # fmt: skip
 ELSEWHERE = {
+    "export YOLO_ATTN_LAYERS=layers.py:MyAttention": "tests/host/test_own_layers.py::test_what_the_page_shows_works",
+    "yolo-attn check layers.py:MyAttention": "tests/host/test_own_layers.py::test_what_the_page_shows_works",
+    "yolo train model=yolov8n-myattention.yaml data=my.yaml":
+        "tests/host/test_own_layers.py::test_what_the_page_shows_works",
     "yolo-attn demo": "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
     "yolo-attn demo model=yolov8n.yaml":
         "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",

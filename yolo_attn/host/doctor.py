@@ -53,7 +53,11 @@ def examine(say: Callable[[str], object]) -> int:
         install.install()
         say(f"patched      {', '.join(f'{m}.{f}' for m, fs in JOINTS.items() for f in fs)}")
         say(f"layers       {', '.join(names.added())}")
-        wrong += map(str, registry.broken().values())
+        broken = registry.broken()
+        own = [f"{layer.name} ({layer.source})" for layer in registry.layers() if layer.source]
+        if own:
+            say(f"own layers   {', '.join(one for one in own if one.split()[0] not in broken) or 'none works'}")
+        wrong += map(str, [*broken.values(), *registry.problems()])
     except HostError as error:
         wrong.append(str(error))
     except Exception as error:  # as above: whatever the host raises is the finding

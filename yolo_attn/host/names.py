@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +11,7 @@ from .. import registry
 from ..blocks import layers_of
 from ..errors import HostError
 from ..layers.gated import Gated
+from ..plugins import Plugin
 
 _names: dict[str, type] = {}
 _safe_classes: list[type] = []
@@ -28,7 +29,7 @@ def check(tasks: ModuleType) -> None:
     Raises:
         HostError: If it holds another object of one of them.
     """
-    for name, layer in registry.names().items():
+    for name, layer in registry.in_use().items():
         if name in vars(tasks) and not _is_ours(vars(tasks)[name], layer):
             raise HostError(
                 f"{tasks.__name__} already has another {name!r} ({_origin(vars(tasks)[name])}); yolo-attn does not "
@@ -38,38 +39,73 @@ def check(tasks: ModuleType) -> None:
             )
 
 
+def holder_of(layer: registry.Layer) -> str:
+    """Say what else of the host has the name of an own layer, or ""."""
+    tasks = sys.modules.get("ultralytics.nn.tasks")
+    there = vars(tasks).get(layer.name) if tasks else None
+    if there is None or there is _names.get(layer.name) or _is_ours(there, layer):
+        return ""
+    return f"Ultralytics ({_origin(there)})"
+
+
 def tell(d: Any) -> None:
-    """Speak of rows with a name of ours that do not mean our layer: warn once of a class that a program put there.
+    """Speak of rows whose name does not mean what it may be thought to mean: warn once, and import the other layers.
 
     Raises:
-        LayerFileError: If a row names a layer whose file cannot be imported.
+        YoloAttnError: If a row names a layer that cannot be used.
     """
+    tasks = sys.modules["ultralytics.nn.tasks"]
+    ours, left_out = registry.names(), {problem.name: problem for problem in registry.problems()}
+    for name in dict.fromkeys(_modules(d)):
+        there, layer = vars(tasks).get(name), ours.get(name)
+        if name in left_out and (there is not None or layer is not None):
+            meant = f"yolo-attn's {name}" if layer is not None else f"{_origin(there)}"
+            _warn(d, name, f"{name} is {meant}. {left_out[name]}")
+        if layer is None:
+            continue
+        if there is not None and there is not _names.get(name) and not _is_ours(there, layer):
+            _warn(
+                d,
+                name,
+                f"{name} is not yolo-attn's but what stands under that name in {tasks.__name__}: {_origin(there)}. "
+                f"For yolo-attn's {name} give yours another name.",
+            )
+        else:
+            layer.load()
+
+
+def provide() -> None:
+    """Let the host find the own layers that ``tell`` has imported."""
+    if registry.classes().keys() - _names.keys():
+        sync(True)
+
+
+def admit(named: Sequence[tuple[str, str]]) -> None:
+    """Import the own layers that a checkpoint names, so that restricted loading knows them.
+
+    Args:
+        named: Module and name of each class in the checkpoint.
+    """
+    for layer in registry.names().values():
+        if isinstance(layer, Plugin) and any(layer.may_be(*one) for one in named):
+            layer.load()
+    provide()
+
+
+def _warn(d: Mapping[str, Any], name: str, message: str) -> None:
     from ultralytics.utils import LOGGER
 
-    tasks = sys.modules["ultralytics.nn.tasks"]
-    broken = registry.broken()
-    for name, layer in _named_by(d):
-        there = vars(tasks).get(name)
-        if there is not None and not _is_ours(there, layer):
-            if (name, _origin(there)) not in _told:
-                _told.add((name, _origin(there)))
-                LOGGER.warning(
-                    f"{d.get('yaml_file') or 'model'}: {name} is not yolo-attn's but what stands under that name in "
-                    f"{tasks.__name__}: {_origin(there)}. For yolo-attn's {name} give yours another name."
-                )
-        elif layer.name in broken:
-            raise broken[layer.name]
+    if (name, message) not in _told:
+        _told.add((name, message))
+        LOGGER.warning(f"{d.get('yaml_file') or 'model'}: {message}")
 
 
-def _named_by(d: Any) -> Iterator[tuple[str, registry.Layer]]:
-    """Yield the names of ours in the rows of a model dictionary, whatever else it holds."""
-    ours = registry.names()
+def _modules(d: Any) -> Iterator[str]:
+    """Yield the modules of the rows of a model dictionary, whatever else it holds."""
     for part in ("backbone", "head") if isinstance(d, Mapping) else ():
         rows = d.get(part)
         for row in rows if isinstance(rows, (list, tuple)) else ():
-            for name in layers_of(row):
-                if name in ours:
-                    yield name, ours[name]
+            yield from layers_of(row)
 
 
 def _is_ours(there: Any, layer: registry.Layer) -> bool:
@@ -98,7 +134,7 @@ def sync(active: bool) -> None:
         if vars(tasks).get(name) is _names[name]:
             delattr(tasks, name)
         del _names[name]
-    layers = registry.names()
+    layers = registry.in_use()
     for name, cls in wanted.items():
         if not hasattr(tasks, name) or _is_ours(vars(tasks)[name], layers[name]):
             setattr(tasks, name, cls)
@@ -107,6 +143,12 @@ def sync(active: bool) -> None:
             raise HostError(f"{tasks.__name__} already has another {name!r}; choose another name for your layer")
         # Else somebody put another object in our place since: it stays there.
     _sync_safe_classes()
+
+
+def _is_part(value: type, cls: type) -> bool:
+    """Return whether a class that a layer's module holds is its own: of that module or, for other packages, theirs."""
+    top = cls.__module__.partition(".")[0]
+    return value.__module__ == cls.__module__ or (value.__module__.partition(".")[0] == top != "yolo_attn")
 
 
 def _sync_safe_classes() -> None:
@@ -119,7 +161,7 @@ def _sync_safe_classes() -> None:
         value
         for cls in ([*_names.values(), Gated] if _names else [])
         for value in vars(sys.modules[cls.__module__]).values()
-        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == cls.__module__
+        if isinstance(value, type) and issubclass(value, nn.Module) and _is_part(value, cls)
     }
     gone = [cls for cls in _safe_classes if cls not in wanted]
     if gone:

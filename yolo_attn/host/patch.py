@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .. import registry
+from .. import own_names, registry
 from ..errors import HostError
 from . import names
 from .joints import JOINTS
@@ -69,6 +69,7 @@ def apply(module_name: str, strict: bool = True) -> None:
             setattr(replacement, _MARK, (replacement, original))
             found.append(_Patch(function, cls, original, replacement, there))
         if module_name == _TASKS:
+            own_names.reserve(names.holder_of)
             names.check(module)
     except HostError as problem:
         problems[module_name] = problem

@@ -90,7 +90,7 @@ def find_attention(block: nn.Module) -> dict[str, nn.Module]:
 
 def is_layer(module: nn.Module) -> bool:
     """Return whether a module is an attention layer of ours, gated or not."""
-    return isinstance(module, Gated) or type(module) in set(registry.classes().values())
+    return isinstance(module, Gated) or registry.is_layer(type(module))
 
 
 def ungated(layer: nn.Module) -> nn.Module:

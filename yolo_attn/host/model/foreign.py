@@ -1,8 +1,8 @@
 """Checkpoints of an edited Ultralytics: layers that carry a name of ours and are other classes, and classes not here.
 
-A pasted layer is pickled under the path it was pasted to. Where that class is missing, an empty stand-in lets the rest
-of the checkpoint open; where a class has the name of one of our layers, what it computes decides whether ours may take
-its weights.
+A pasted layer is pickled under the path it was pasted to, a layer of a user's file under ``yolo_attn.own``. Where that
+class is missing, an empty stand-in lets the rest of the checkpoint open; where a class has the name of one of our
+layers, what it computes decides whether ours may take its weights.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ... import registry
+from ... import plugins, registry
 from ...errors import CheckpointError
 from ...layers.gated import Gated
+from ...plugins import lost
+from .. import names
 from ..opening import is_restricted
 from .ours import is_attention, repeats
 
-_NAMED = re.compile(rb"c(ultralytics\.[\w.]+)\n(\w+)\n")  # how a pickle of protocol 2 names a class
+_NAMED = re.compile(rb"c([\w.-]+)\n([\w.]+)\n")  # how a pickle of protocol 2 names a class
 _TOLERANCE = 1e-4  # of the largest output, in fp64 but for steps that a layer takes in fp32
 _told: set[str] = set()
 
@@ -42,7 +44,10 @@ class StandIn(nn.Module):
         Raises:
             CheckpointError: Always.
         """
-        raise CheckpointError(f"{path_of(self)} is not in this Ultralytics, so a model with it cannot run: {_WAYS}")
+        module, name = type(self).__module__, type(self).__qualname__
+        if plugins.is_own(module):
+            raise CheckpointError(f"{module}.{name} is not here, so a model with it cannot run: {lost(module, name)}")
+        raise CheckpointError(f"{module}.{name} is not in this Ultralytics, so a model with it cannot run: {_WAYS}")
 
 
 _WAYS = (
@@ -57,7 +62,14 @@ def torch_safe_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def torch_safe_load(weight: Any, *args: Any, **kwargs: Any) -> Any:
         restricted = (args[0] if args else kwargs.get("safe_only")) or is_restricted()
-        missing = [] if restricted else _missing(weight)  # what restricted loading does not know, it refuses
+        named = _named(weight)
+        if restricted:  # what it does not know, it refuses
+            names.admit(named)
+        missing = _missing(named)
+        own = next((lost(*one) for one in missing if plugins.is_own(one[0])), "") if restricted else ""
+        if own:
+            raise CheckpointError(f"{weight} is not opened: {own}")
+        missing = [] if restricted else missing
         # For a missing module the host would ask pip for a package of its name.
         early = missing if any(not _module(module) for module, _ in missing) else []
         with _standing_in(early):
@@ -149,19 +161,27 @@ def refusal(file: Any, lost: Sequence[str]) -> CheckpointError:
     )
 
 
-def _missing(weight: Any) -> list[tuple[str, str]]:
-    """Return module and name of what a checkpoint file names of the host and the host has not."""
+def _named(weight: Any) -> list[tuple[str, str]]:
+    """Return module and name of what a checkpoint file names."""
     try:
         with zipfile.ZipFile(Path(str(weight))) as archive:
             pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
     except (OSError, zipfile.BadZipFile):
         return []  # not here or not of this form: the host says so
-    named = sorted({(m.decode(), n.decode()) for text in pickles for m, n in _NAMED.findall(text)})
+    return sorted({(m.decode(), n.decode()) for text in pickles for m, n in _NAMED.findall(text)})
+
+
+def _missing(named: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return module and name of what is named of the host, or of a user's file, and is not there."""
     # The host itself maps its old package ultralytics.yolo.
-    return [(m, n) for m, n in named if not m.startswith("ultralytics.yolo.") and not hasattr(_module(m), n)]
+    theirs = [(m, n) for m, n in named if m.startswith("ultralytics.") and not m.startswith("ultralytics.yolo.")]
+    own = [(m, n) for m, n in named if plugins.is_own(m) and (not plugins.file_of(m) or not hasattr(_module(m), n))]
+    return [(m, n) for m, n in theirs if not hasattr(_module(m), n)] + own
 
 
 def _module(name: str) -> ModuleType | None:
+    if name not in sys.modules and plugins.is_own(name) and not plugins.file_of(name):
+        return None
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
@@ -200,6 +220,11 @@ def _tell(file: str, model: Any) -> None:
             LOGGER.info(
                 f"{file}: layer {index}, {name}, is {path_of(layer)}, not yolo-attn's. predict, val and export run it "
                 f"as it is; {trains}"
+            )
+        elif plugins.is_own(type(gone).__module__):
+            LOGGER.warning(
+                f"{file}: layer {index}, {name}, needs {path_of(gone)}, which is not here. predict, val and export "
+                f"cannot run; {lost(type(gone).__module__, type(gone).__qualname__)}"
             )
         else:
             LOGGER.warning(

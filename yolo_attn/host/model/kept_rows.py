@@ -68,7 +68,7 @@ def _keep(row: list[Any], layer: nn.Module) -> list[Any] | None:
 def _arguments(known: registry.Layer, part: nn.Module, args: Any) -> dict[str, Any] | None:
     """Return the arguments of a row's layer that are not the defaults, or None if it is not the package's."""
     inner = part.layer if isinstance(part, Gated) else part
-    if known.registered is not None or type(inner) is not known.load():
+    if known.source or type(inner) is not known.load():
         return None
     values = {p.name: (_plain(getattr(inner, p.name, p.default)), _plain(p.default)) for p in known.parameters()}
     gate = {key: value for key, value in split_arguments(args)[1].items() if key == "gate"}

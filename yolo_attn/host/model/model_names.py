@@ -36,10 +36,21 @@ def explain(name: str, load: Load) -> str:
     words = [word for word in re.split(r"[-_ ]+", stem) if word]
     if not words:
         return ""
+    own = _own_problem(words, load)
+    if own and own.name:
+        return f": {own}"
     meant = _repaired(_parse(words), stem, load)
     wrong = "" if meant else _wrong_part(words, load)
     meant = meant or ("" if wrong else _repaired(_parse(words, corrected=True), stem, load))
-    return f"; did you mean '{meant}.yaml'?" if meant else wrong
+    return f"; did you mean '{meant}.yaml'?" if meant else wrong or (f": {own}" if own else "")
+
+
+def _own_problem(words: list[str], load: Load) -> registry.Problem | None:
+    """Return why an own layer that is named cannot be used, or that something else is wrong with the own layers."""
+    problems = registry.problems()
+    named = next((one for one in problems if one.name and one.name.lower() in map(str.lower, words)), None)
+    other = next((one for one in problems if not one.name), None)
+    return named or (other if other and len(words) > 1 and _exists(words[0], load) else None)
 
 
 def is_built(stem: str, load: Load) -> bool:

@@ -50,6 +50,7 @@ def parse_model_joint(original: Function) -> Function:
         names.tell(d)
         check.notice(d)
         d = _checked(d, host)
+        names.provide()
         try:
             return build(d, *args, **kwargs)
         except YoloAttnError:
