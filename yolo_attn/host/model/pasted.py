@@ -267,7 +267,8 @@ def _values(parameter: inspect.Parameter, pasted: Pasted) -> list[Any]:
         return [not default]
     dims = sorted({size for tensor in pasted.tensors.values() for size in tensor.shape if size})
     if isinstance(default, (list, tuple)):
-        kernels = [[t.shape[-1] for t in pasted.tensors.values() if t.dim() == d and t.shape[-1] > k] for d in (3, 4) for k in (0, 1)]  # fmt: skip
+        ends = [[t.shape[-1] for t in pasted.tensors.values() if t.dim() == axes] for axes in (3, 4)]
+        kernels = [*ends, *([size for size in sizes if size > 1] for sizes in ends)]
         return [list(sizes) for sizes in dict.fromkeys(map(tuple, kernels)) if sizes]
     if isinstance(default, float):
         return [ratio for size in dims for ratio in (size / pasted.width, (size + 0.5) / pasted.width) if ratio <= 1]
@@ -285,7 +286,9 @@ def _assumed(layer: Layer, arguments: Mapping[str, Any], pasted: Pasted) -> dict
         name, default = parameter.name, parameter.default
         if name in arguments or name in shown or layer.registered is not None:
             continue
-        others = [value for value in _alternatives(parameter) if misfits(layer, pasted, {**arguments, name: value}) == 0]
+        others = [
+            value for value in _alternatives(parameter) if misfits(layer, pasted, {**arguments, name: value}) == 0
+        ]
         if any(not _is_same(layer, pasted.width, arguments, {**arguments, name: value}) for value in others[:2]):
             found[name] = default
     return found
@@ -308,7 +311,7 @@ def _is_same(layer: Layer, width: int, one: Mapping[str, Any], other: Mapping[st
     """Return whether two sets of arguments make one function, as far as a random map and random weights show."""
     for seed in range(3):
         x = torch.randn(2, width, 15, 22, generator=torch.Generator().manual_seed(seed))
-        results = []
+        results: list[torch.Tensor] = []
         for arguments in (one, other):
             generator = torch.Generator().manual_seed(seed)
             module = build(layer, width, arguments)
@@ -319,7 +322,7 @@ def _is_same(layer: Layer, width: int, one: Mapping[str, Any], other: Mapping[st
                     results.append(module(x))
             except Exception:  # one that refuses this map
                 return False
-        if results[0].shape != results[1].shape or not torch.allclose(*results, rtol=1e-4, atol=1e-6):
+        if results[0].shape != results[1].shape or not torch.allclose(results[0], results[1], rtol=1e-4, atol=1e-6):
             return False
     return True
 
