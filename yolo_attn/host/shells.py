@@ -10,6 +10,7 @@ import datetime
 import pickle
 import reprlib
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # torch writes pickles with the names of Python 2
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -20,7 +21,7 @@ import torch
 
 from ..errors import CheckpointError
 
-_LIBRARIES = {*sys.stdlib_module_names, "__builtin__", "copy_reg", "torch", "numpy", "ultralytics", "pip", "setuptools"}
+_LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "ultralytics", "pip", "setuptools"}
 
 
 class Shell:
@@ -121,7 +122,6 @@ _KNOWN: dict[str, Any] = {
     "collections.Counter": _Known(lambda *pairs: dict(*pairs)),
     "collections.deque": _Known(lambda items=(), *_: list(items)),
     "_codecs.encode": _Known(lambda text, *_: text.encode("latin1")),
-    "copy_reg._reconstructor": _Known(_reconstruct),
     "copyreg._reconstructor": _Known(_reconstruct),
     "datetime.datetime": datetime.datetime,
     "datetime.date": datetime.date,
@@ -144,10 +144,9 @@ _scalar: Any = np.float64(0).__reduce__()[0]
 _array: Any = np.zeros(1).__reduce__()[0]
 for _numpy in ("numpy.core.multiarray", "numpy._core.multiarray"):
     _KNOWN[f"{_numpy}.scalar"], _KNOWN[f"{_numpy}._reconstruct"] = _Known(_scalar), _Known(_array)
-for _builtins in ("builtins", "__builtin__"):
-    _KNOWN |= {f"{_builtins}.{cls.__name__}": cls for cls in (object, set, frozenset, complex, bytearray, slice)}
-    # A method of one of its objects, as the host puts in the place of ``forward`` when it fuses a model.
-    _KNOWN[f"{_builtins}.getattr"] = _Known(lambda *_: None)
+_KNOWN |= {f"builtins.{cls.__name__}": cls for cls in (object, set, frozenset, complex, bytearray, slice)}
+# A method of one of its objects, as the host puts in the place of ``forward`` when it fuses a model.
+_KNOWN["builtins.getattr"] = _Known(lambda *_: None)
 for _kind in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"):
     for _pathlib in ("pathlib", "pathlib._local"):
         _KNOWN[f"{_pathlib}.{_kind}"] = _Known(lambda *parts: str(PurePosixPath(*parts)))
@@ -158,6 +157,7 @@ class Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Return what stands for ``module.name``; nothing is imported."""
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         path = f"{module}.{name}"
         if path in _KNOWN:
             return _KNOWN[path]

@@ -246,7 +246,11 @@ class Focus2(nn.Module):
     def __init__(self, channel):
         super().__init__()
         h = channel // 2
-        self.ch_wv, self.ch_wq, self.ch_wz = nn.Conv2d(channel, h, 1), nn.Conv2d(channel, 1, 1), nn.Conv2d(h, channel, 1)
+        self.ch_wv, self.ch_wq, self.ch_wz = (
+            nn.Conv2d(channel, h, 1),
+            nn.Conv2d(channel, 1, 1),
+            nn.Conv2d(h, channel, 1),
+        )
         self.ln = nn.LayerNorm(channel)
         self.sp_wv, self.sp_wq = nn.Conv2d(channel, h, 1), nn.Conv2d(channel, h, 1)
 
@@ -357,6 +361,10 @@ def main(folder):
         }  # fmt: skip
         torch.save({**beside, "model": model}, folder / f"{kind}.pt")
         torch.save({**beside, "model": None, "ema": model.half()}, folder / f"{kind}-half.pt")
+    model = build("se")
+    model.forward = model.predict  # a bound method, as the host's fuse() leaves some
+    torch.save({"model": nn.DataParallel(model)}, folder / "wrapped.pt")
+    torch.save(model, folder / "alone.pt")
 
 
 if __name__ == "__main__":

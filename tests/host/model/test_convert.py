@@ -102,9 +102,11 @@ def test_a_stack_keeps_its_number(rescued, old_files) -> None:
     assert content["model"].yaml["backbone"][2] == [-1, 2, "SE", [{"reduction": 8}]]
 
 
-def test_a_wrapped_model_is_unwrapped(rescued, old_files) -> None:
-    content = torch.load(old_files / "se.pt", weights_only=False) if False else None
-    assert content is None
+def test_a_model_of_several_gpus_or_alone_in_its_file_is_found(rescued, old_files) -> None:
+    for kind in ("wrapped", "alone"):
+        content, _ = rescued(kind, force=True)
+        assert max(differences(content["model"], old_files / "se.maps").values()) < FULL
+        assert content["train_args"]["task"] == "detect"
 
 
 @pytest.mark.parametrize(

@@ -146,8 +146,8 @@ def _identify(old: Old, config: Mapping[str, Any], index: int, shell: Shell, wid
         )
     if _is_of_host(shell):
         raise CheckpointError(
-            f"{shell.path} is Ultralytics' own class, another function than yolo-attn's {shell.class_name}, which cannot "
-            "take its weights. The installed Ultralytics runs it as it is"
+            f"{shell.path} is Ultralytics' own class, another function than yolo-attn's {shell.class_name}, which "
+            "cannot take its weights. The installed Ultralytics runs it as it is"
         )
     if not isinstance(source, int):
         raise CheckpointError(f"{shell.path} reads several rows, {source}; a layer of yolo-attn reads one")
