@@ -46,7 +46,10 @@ def open_checkpoint(file: str | Path) -> Any:
     except _UNREADABLE as error:
         raise _unreadable(file, error) from error
     except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"{file} holds a class that cannot be imported here: {error}") from error
+        raise CheckpointError(
+            f"{file} holds a class that cannot be imported here: {error}. If it is a pasted attention layer: "
+            f"yolo-attn convert {file} -o new.pt"
+        ) from error
 
 
 def open_as_shells(file: str | Path) -> Any:

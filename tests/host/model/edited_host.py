@@ -275,6 +275,30 @@ class Own(nn.Module):
         return x
 
 
+class DAttention(nn.Module):
+    """Keeps the size of its table as two numbers; the formula is the package's, as in ``BiLevelRoutingAttention``."""
+
+    def __init__(self, channel, q_h, q_w):
+        super().__init__()
+        self.n_heads, self.n_groups, self.stride, self.ksize, self.offset_range_factor = 4, 2, 1, 3, -1
+        self.q_h, self.q_w, self.use_pe, self.dwc_pe, self.no_off, self.log_cpb = q_h, q_w, True, False, False, False
+        half = channel // 2
+        norm = nn.Module()
+        norm.norm = nn.LayerNorm(half)
+        self.conv_offset = nn.Sequential(
+            nn.Conv2d(half, half, 3, padding=1, groups=half), norm, nn.GELU(), nn.Conv2d(half, 2, 1, bias=False)
+        )
+        self.proj_q, self.proj_k, self.proj_v, self.proj_out = (nn.Conv2d(channel, channel, 1) for _ in range(4))
+        self.rpe_table = nn.Parameter(torch.rand(4, 2 * q_h - 1, 2 * q_w - 1))
+
+    def forward(self, x):
+        from yolo_attn.layers import DAttention as Ours
+
+        layer = Ours(x.shape[1], n_heads=4, n_groups=2, offset_range_factor=-1, dwc_pe=False, q_size=(6, 8)).eval()
+        layer.load_state_dict(self.state_dict())
+        return layer(x)
+
+
 class C2f_SE(block.C2f):
     def __init__(self, c1, c2, n=1, shortcut=False):
         super().__init__(c1, c2, n, shortcut)
@@ -287,13 +311,13 @@ class C2f_SE(block.C2f):
 HOST = (SEAttention, CBAMBlock, ChannelPart, SpatialPart, EfficientChannelAttention, ELA, GlobalContext, Bottle, Norm)
 HOST += (BiLevelRoutingAttention, Nothing, C2f_SE)
 ELSEWHERE = (CoordAtt, TripletAttention, Plane, Attention, SimAM, GAM, Focus2, Own)
-ELSEWHERE += (BAMBlock, ChannelBranch, SpatialBranch)
+ELSEWHERE += (BAMBlock, ChannelBranch, SpatialBranch, DAttention)
 ROWS = {
     "many": (
         ["SEAttention", [64, 8]], ["CBAMBlock", [64, 4, 5]], ["CoordAtt", [64, 64, 4]],
         ["EfficientChannelAttention", [64]], ["TripletAttention", [64]], ["ELA", [64]], ["Attention", [64, 4]],
         ["BiLevelRoutingAttention", [64, 4, 3, 2]], ["SimAM", [64, 0.01]], ["GlobalContext", [64]], ["GAM", [64]],
-        ["BAMBlock", [64, 8]],
+        ["BAMBlock", [64, 8]], ["DAttention", [64, 6, 8]],
     ),
     "se": (["SEAttention", [64, 8]],),
     "twice": (["SEAttention", [64, 8]],),
@@ -343,18 +367,21 @@ def build(kind):
     return model.eval()
 
 
+def maps_of(model):
+    """Return what each row but the last gives."""
+    x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    maps = {}
+    with torch.no_grad():
+        for i, layer in enumerate(model.model[:-1]):
+            x = maps[i] = layer(x)
+    return maps
+
+
 def main(folder):
     paste()
     for kind in ROWS:
         model = build(kind)
-        maps, hooks = {}, []
-        for i, layer in enumerate(model.model[:-1]):
-            hooks.append(layer.register_forward_hook(lambda m, a, y, i=i: maps.update({i: y})))
-        with torch.no_grad():
-            model(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
-        for hook in hooks:
-            hook.remove()
-        torch.save(maps, folder / f"{kind}.maps")
+        torch.save(maps_of(model), folder / f"{kind}.maps")
         beside = {
             "epoch": -1, "train_args": {"imgsz": 64, "data": "mine.yaml", "model": "old.yaml"}, "date": "2024-05-01",
             "version": "8.2.0", "train_metrics": {"metrics/mAP50-95(B)": 0.412}, "optimizer": {"state": {}},

@@ -244,6 +244,9 @@ def _stored(parameters: Mapping[str, Any], pasted: Pasted) -> Iterator[tuple[str
             if key in kept:
                 yield name, kept[key]
                 break
+        sides = [f"{name.removesuffix('_size')}_{side}" for side in "hw"]  # q_size is kept as q_h and q_w
+        if name.endswith("_size") and name not in kept and all(side in kept for side in sides):
+            yield name, [kept[side] for side in sides]
 
 
 def _written(layer: Layer, pasted: Pasted) -> Iterator[tuple[str, Any]]:
