@@ -40,8 +40,8 @@ def _long_axes(value: Tensor) -> list[int]:
     return [size for size in value.shape if size != 1]
 
 
-class RenamesKeys(nn.Module):
-    """Base of layers whose other versions name their parameters otherwise; states of those load too."""
+class RenamesKeys:
+    """Part of a layer whose other versions name their parameters otherwise; states of those load too."""
 
     other_keys: ClassVar[Mapping[str, str]] = {}
 
@@ -50,6 +50,7 @@ class RenamesKeys(nn.Module):
         rename_keys(state, prefix, self.other_keys)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        assert isinstance(self, nn.Module)
         self.rename_keys(state_dict, prefix)
         shape_values(state_dict, prefix, self)
         super()._load_from_state_dict(state_dict, prefix, *args)

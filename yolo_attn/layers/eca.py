@@ -31,7 +31,7 @@ def adaptive_kernel_size(channels: int, gamma: float, b: float) -> int:
     return int(size) if int(size) % 2 else int(size) + 1
 
 
-class ECA(RenamesKeys):
+class ECA(RenamesKeys, nn.Module):
     """Rescale each channel of the map by a gate in (0, 1) that sees the means of its neighbours in channel order.
 
     ``y = x * sigmoid(conv1d(mean(x)))``, the mean over the pixels, the convolution along the channels.

@@ -22,7 +22,7 @@ from ._norm import group_norm
 NUM_GROUPS = 16
 
 
-class ELA(RenamesKeys):
+class ELA(RenamesKeys, nn.Module):
     """Rescale every element of the map by two gates in (0, 1), one of its row and one of its column.
 
     ``f(t) = sigmoid(norm(conv(t)))``, ``y = x * f(row means) * f(column means)``: the same 1-D convolution and the same

@@ -23,7 +23,7 @@ from ._pooling import softmax_mean
 FUSIONS = ("channel_add", "channel_mul")
 
 
-class GC(RenamesKeys):
+class GC(RenamesKeys, nn.Module):
     """Add one vector, made of a weighted mean of the pixels, to all pixels; a fresh layer is the identity.
 
     ``z = sum_pixels softmax_pixels(Q(x)) x``, ``M(z) = L2(relu(norm(L1(z))))``; ``y = x + M(z)``, or

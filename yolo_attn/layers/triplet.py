@@ -36,7 +36,7 @@ class _PlaneGate(nn.Module):
         fold_norm(self.conv, "conv", "bn")
 
 
-class Triplet(RenamesKeys):
+class Triplet(RenamesKeys, nn.Module):
     """Rescale every element of the map by the mean of three gates in (0, 1) on the planes (C, W), (H, C) and (H, W).
 
     ``gate = sigmoid(norm(conv7([max; mean])))`` over the axis that a plane lacks; ``y = x * (g_cw + g_hc + g_hw) / 3``.

@@ -103,6 +103,12 @@ def test_a_stack_keeps_its_number(rescued, old_files) -> None:
     assert content["model"].yaml["backbone"][2] == [-1, 2, "SE", [{"reduction": 8}]]
 
 
+def test_what_a_world_model_looks_for_is_kept(rescued, old_files) -> None:
+    model = rescued("world")[0]["model"]
+    assert type(model) is tasks.WorldModel
+    assert torch.equal(model.txt_feats, torch.load(old_files / "world.text"))
+
+
 def test_a_model_of_several_gpus_or_alone_in_its_file_is_found(rescued, old_files) -> None:
     for kind in ("wrapped", "alone"):
         content, _ = rescued(kind, force=True)

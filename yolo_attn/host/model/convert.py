@@ -28,6 +28,7 @@ from .row_arguments import rows_of
 
 Say = Callable[[str], object]
 _SHOWN = 12  # lines of a list
+_MADE = {"yaml", "model", "save", "names", "stride", "training", "criterion"}  # of a model, made from its rows
 _NORMS = ("eps", "momentum")  # settings that no tensor shows and that change the numbers
 
 
@@ -205,7 +206,7 @@ def _build(old: Old, config: Mapping[str, Any]) -> Any:
     cls = getattr(tasks, name, None)
     with surgery.silence():
         if isinstance(cls, type) and issubclass(cls, tasks.BaseModel):
-            return cls(copy.deepcopy(dict(config)), ch=_channels(config), verbose=False)
+            return cls(copy.deepcopy(dict(config)), ch=_channels(config), nc=config.get("nc"), verbose=False)
         return surgery.build(dict(config))
 
 
@@ -311,9 +312,12 @@ def _content(old: Old, built: Any) -> dict[str, Any]:
         names = dict(enumerate(names))
     if isinstance(names, dict) and len(names) == len(built.names):
         built.names = names
-    task = plain(shell.get("task")) or tasks.guess_model_task(built)
+    for key in vars(built).keys() - _MADE:  # such as the text features of a World model
+        if (value := plain(shell.get(key))) is not None and not key.startswith("_"):
+            setattr(built, key, value)
     arguments = content.get("train_args") or plain(shell.get("args")) or {}
-    built.task, built.args = task, {"task": task, **arguments}
+    task = plain(shell.get("task")) or arguments.get("task") or tasks.guess_model_task(built)
+    built.task, built.args = task, {**arguments, "task": task}
     for parameter in built.parameters():
         parameter.requires_grad = False
     dropped = dict.fromkeys(("ema", "optimizer", "scaler", "updates"))
