@@ -130,7 +130,9 @@ def test_the_keys_of_timms_layer_load_and_mean_the_same() -> None:
     theirs = {
         key.replace("conv_mask", "conv_attn")
         .replace("channel_add_conv", "mlp_add").replace("channel_mul_conv", "mlp_scale")
-        .replace(".0.", ".fc1.").replace(".1.", ".norm.").replace(".3.", ".fc2."): value.flatten() if ".1." in key else value
+        .replace(".0.", ".fc1.").replace(".1.", ".norm.").replace(".3.", ".fc2."): (
+            value.flatten() if ".1." in key else value
+        )
         for key, value in layer.state_dict().items()
     }  # fmt: skip
     assert theirs["mlp_add.norm.weight"].shape == (4,)

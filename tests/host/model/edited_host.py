@@ -100,6 +100,9 @@ def main(folder):
     model.forward = model.predict  # a bound method, as the host's fuse() leaves some
     torch.save({"model": nn.DataParallel(model)}, folder / "wrapped.pt")
     torch.save(model, folder / "alone.pt")
+    model = build("se")
+    model.yaml["backbone"][0][3] = [32, "large"]
+    torch.save({"model": model}, folder / "unknown.pt")
     config = config_of(ROWS["se"])
     world = tasks.WorldModel({**config, "head": [[[-1], 1, "WorldDetect", ["nc", 512, False]]]}, nc=3, verbose=False)
     world.names = build("se").names

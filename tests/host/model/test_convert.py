@@ -72,6 +72,9 @@ def test_every_pasted_layer_gives_what_it_gave(rescued, old_files, kind, allowed
         ["pasted_attention.BAMBlock", "BAM(reduction=8,"],
         ["pasted_attention.DAttention", "DAttention(n_heads=4,"],
     ]
+    told = [" ".join(line.split("  ")[-1].split()) for line in said[2:15]]
+    assert told == ["name, keys, shapes"] * 8 + ["name, no tensors"] + ["name, keys, shapes"] * 4
+    assert model.model[11].channel_mul_conv[1].eps == 1e-6
     total = len(state(content))
     text = "\n".join(said)
     assert f"{total} of {total} tensors carried" in text and "the state of the optimizer" in text
@@ -125,6 +128,7 @@ def test_a_model_of_several_gpus_or_alone_in_its_file_is_found(rescued, old_file
         ("block", ["ultralytics.nn.modules.conv.C2f_SE", "a block with attention inside", "--model"]),
         ("inner", ["ultralytics.nn.modules.block.Bottleneck holds ultralytics.nn.modules.conv.SEAttention", "--model"]),
         ("hosts", ["ultralytics.nn.modules.conv.CBAM is Ultralytics' own class", "runs it as it is"]),
+        ("unknown", ["unknown.pt: its model cannot be built by Ultralytics", "large"]),
         ("plain", ["plain.pt has no pasted class", "nothing to convert"]),
     ],
 )
@@ -177,6 +181,7 @@ def test_a_file_that_is_there_stays(old_files, tmp_path, rescued) -> None:
         (tmp_path, "is a folder"),
         (tmp_path / "no" / "new.pt", "is no folder"),
         (tmp_path / "new.pth", r"ends in \.pt"),
+        (tmp_path / f"{'n' * 250}.pt", "cannot be written"),
     ):
         with pytest.raises(HostError, match=match):
             convert(own, output, force=True)

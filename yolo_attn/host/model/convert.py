@@ -6,7 +6,8 @@ import copy
 import datetime
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,11 @@ def convert(
     _describe(old, built, rows, say)
     for line in changed:
         say(line)
-    with replacing(Path(output)) as draft:
-        torch.save(_content(old, built), draft)
+    try:
+        with replacing(Path(output)) as draft:
+            torch.save(_content(old, built), draft)
+    except (OSError, RuntimeError) as error:  # torch's own for a folder that cannot be written to
+        raise HostError(f"{output} cannot be written: {error}") from error
     _close(old, built, output, say)
 
 
@@ -119,7 +123,7 @@ def _own_rows(old: Old, chosen: Mapping[str, Layer]) -> tuple[dict[str, Any], di
             f"{old.file} has no pasted class: all its layers are Ultralytics' or yolo-attn's, so there is nothing to "
             "convert (nothing was written)"
         )
-    widths = _widths(config, foreign)
+    widths = _widths(old.file, config, foreign)
     found: dict[int, Match] = {}
     problems: dict[str, list[str]] = {}
     for index, shell in foreign.items():
@@ -186,7 +190,7 @@ def _is_of_host(module: Shell) -> bool:
     return any(str(getattr(cls, "__module__", "")).startswith("ultralytics.") for cls in found)
 
 
-def _widths(config: Mapping[str, Any], foreign: Mapping[int, Shell]) -> dict[int, int]:
+def _widths(file: Path, config: Mapping[str, Any], foreign: Mapping[int, Shell]) -> dict[int, int]:
     """Return the width that each pasted row reads: one layer of ours that takes any width stands in its place."""
     trial = copy.deepcopy(dict(config))
     for index in foreign:
@@ -195,7 +199,7 @@ def _widths(config: Mapping[str, Any], foreign: Mapping[int, Shell]) -> dict[int
             row[1:] = [1, "SimAM", []]
         else:
             row[:] = [row[0][0], 1, "SimAM", []]
-    with surgery.silence(), torch.device("meta"):
+    with surgery.silence(), _building(file), torch.device("meta"):
         layers, _ = tasks.parse_model(trial, _channels(config), verbose=False)
     return {index: layers[index].channels for index in foreign}
 
@@ -204,10 +208,24 @@ def _build(old: Old, config: Mapping[str, Any]) -> Any:
     """Return the model of a dictionary in the class that the checkpoint names, or that its rows ask for."""
     name = old.model.class_name if old.model else ""
     cls = getattr(tasks, name, None)
-    with surgery.silence():
+    with surgery.silence(), _building(old.file):
         if isinstance(cls, type) and issubclass(cls, tasks.BaseModel):
             return cls(copy.deepcopy(dict(config)), ch=_channels(config), nc=config.get("nc"), verbose=False)
         return surgery.build(dict(config))
+
+
+@contextmanager
+def _building(file: Path) -> Iterator[None]:
+    """Say which file it was whose model cannot be built."""
+    try:
+        yield
+    except YoloAttnError:
+        raise
+    except Exception as error:  # rows of another version of the host raise anything
+        raise CheckpointError(
+            f"{file}: its model cannot be built by Ultralytics {ultralytics.__version__}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _given_rows(old: Old, model: str) -> tuple[Any, str]:

@@ -255,7 +255,7 @@ def _written(layer: Layer, pasted: Pasted) -> Iterator[tuple[str, Any]]:
     written = first if isinstance(first, int) and not isinstance(first, bool) and first >= pasted.width else None
     try:
         positional, keywords, _ = read(layer, layer.name, hold(pasted.args), Source(pasted.width, written, "", False))
-    except (YoloAttnError, TypeError):
+    except (YoloAttnError, TypeError, ValueError):
         return
     yield from zip(layer.arguments, positional, strict=False)
     yield from keywords.items()
@@ -374,8 +374,9 @@ def _refusal(pasted: Pasted, named: Layer | None, others: Sequence[str]) -> str:
             f"{what} is a block with attention inside, not a layer: write its row in a model YAML of yours, the block "
             "of Ultralytics and the attention, and pass it with --model; tensors are then carried by name and shape"
         )
+    newer = "update Ultralytics if it is of a newer one; or " if pasted.shell.path.startswith("ultralytics.") else ""
     meant = f"has not the tensors of {named.name}" if named else "fits no layer of yolo-attn"
     return (
-        f"{what} {meant} at width {pasted.width}: put its class into a module of yours, make it known by "
+        f"{what} {meant} at width {pasted.width}: {newer}put its class into a module of yours, make it known by "
         f"yolo_attn.register({name!r}, {name}), and name that layer in a model YAML (--model my.yaml)"
     )
