@@ -128,7 +128,7 @@ def test_a_model_of_several_gpus_or_alone_in_its_file_is_found(rescued, old_file
         ("block", ["ultralytics.nn.modules.conv.C2f_SE", "a block with attention inside", "--model"]),
         ("inner", ["ultralytics.nn.modules.block.Bottleneck holds ultralytics.nn.modules.conv.SEAttention", "--model"]),
         ("hosts", ["ultralytics.nn.modules.conv.CBAM is Ultralytics' own class", "runs it as it is"]),
-        ("unknown", ["unknown.pt: its model cannot be built by Ultralytics", "large"]),
+        ("unknown", ["unknown.pt: its model cannot be built by Ultralytics", "TypeError"]),
         ("plain", ["plain.pt has no pasted class", "nothing to convert"]),
     ],
 )
