@@ -50,6 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     strip.add_argument("checkpoint")
     strip.add_argument("-o", "--output", help="file to write (default: beside it, with -plain)")
     strip.add_argument("--force", action="store_true", help="write also if outputs differ")
+    convert = verbs.add_parser("convert", help="turn pasted attention classes of a checkpoint into yolo-attn's")
+    convert.add_argument("checkpoint", help="a checkpoint of an edited Ultralytics, or a state dict")
+    convert.add_argument("-o", "--output", required=True, help="file to write, such as new.pt")
+    convert.add_argument("--model", help="model YAML to build; needed for a state dict")
+    convert.add_argument(
+        "--as",
+        action="append",
+        default=[],
+        dest="named",
+        metavar="CLASS=LAYER",
+        help="what a class is; may be repeated",
+    )
+    convert.add_argument("--force", action="store_true", help="write over a file that is there")
     runs = verbs.add_parser("runs", help="print a table of the trainings in a folder")
     runs.add_argument("folder", help="folder of runs, such as runs")
     for form in ("csv", "markdown", "latex"):
@@ -75,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check(arguments)
         if arguments.verb == "verify":
             return _verify(arguments)
+        if arguments.verb == "convert":
+            return _convert(arguments)
         if arguments.verb in ("graft", "strip"):
             return _operate(arguments)
         if arguments.verb == "doctor":
@@ -153,6 +168,23 @@ def _operate(arguments: argparse.Namespace) -> int:
         rows = [set_gate(row, False) for row in rows]
     places = [int(at) if at.isdigit() else at for at in arguments.at]
     graft_file(arguments.model, list(zip(arguments.layer, places, rows, strict=True)), arguments.output)
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from .host.install import install
+
+    install()
+    from .host.model.convert import convert
+
+    pairs = [text.partition("=") for text in arguments.named]
+    for text, (cls, _, layer) in zip(arguments.named, pairs, strict=True):
+        if not (cls and layer):
+            raise RowError(f"--as {text!r}: give the pasted class and the layer, such as SEAttention=SE")
+    if pairs and arguments.model:
+        raise RowError("--as and --model: a model YAML says what its rows are; leave --as out")
+    named = {cls.strip(): layer.strip() for cls, _, layer in pairs}
+    convert(arguments.checkpoint, arguments.output, arguments.model, named, arguments.force)
     return 0
 
 

@@ -97,6 +97,14 @@ ELSEWHERE = {
     "yolo-attn demo model=yolov8n.yaml":
         "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
     "yolo version": "tests/experiments/test_benchmark_host.py::test_the_start_is_measured_with_and_without_the_hook",
+    "yolo-attn convert old.pt -o new.pt":
+        "tests/host/model/test_convert_command.py::test_the_stock_command_predicts_validates_exports_and_trains",
+    "yolo val model=new.pt data=my.yaml":
+        "tests/host/model/test_convert_command.py::test_the_stock_command_predicts_validates_exports_and_trains",
+    "yolo-attn convert old.pt -o new.pt --as MyAttention=Polarized":
+        "tests/host/model/test_convert_command.py::test_the_command_asks_and_is_answered",
+    "yolo-attn convert old.pt -o new.pt --model my.yaml":
+        "tests/host/model/test_convert.py::test_a_model_yaml_may_say_what_the_rows_are",
     "yolo-attn strip best.pt":
         "tests/host/model/test_surgery.py::test_strip_gives_back_the_plain_model_and_refuses_where_gates_are_open",
     "yolo train model=yolov8n-cbam.yaml data=my.yaml device=0,1":

@@ -123,3 +123,20 @@ def test_names() -> None:
 def test_bad_arguments(build: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         build()
+
+
+def test_the_keys_of_timms_layer_load_and_mean_the_same() -> None:
+    layer = randomise(GC(32, 0.125, fusion_types=[ADD, MUL]))
+    theirs = {
+        key.replace("conv_mask", "conv_attn")
+        .replace("channel_add_conv", "mlp_add").replace("channel_mul_conv", "mlp_scale")
+        .replace(".0.", ".fc1.").replace(".1.", ".norm.").replace(".3.", ".fc2."): (
+            value.flatten() if ".1." in key else value
+        )
+        for key, value in layer.state_dict().items()
+    }  # fmt: skip
+    assert theirs["mlp_add.norm.weight"].shape == (4,)
+    other = GC(32, 0.125, fusion_types=[ADD, MUL]).double()
+    other.load_state_dict(theirs, strict=True)
+    x = features(2, 32, 5, 7)
+    assert torch.equal(other(x), layer(x)) and "mlp_add.norm.weight" in theirs

@@ -211,6 +211,17 @@ def test_scsa_exported_from_a_large_map_serves_all_sizes(mode: str) -> None:
         assert distance(y, expected) < 1e-5, shape  # float32 noise of another implementation
 
 
+def test_ela_loads_the_copy_with_a_full_convolution() -> None:
+    layer = randomise(ELA(32, kernel_size=1, groups=1, bias=True))
+    theirs = {
+        key.replace("conv.", "conv1x1.0.").replace("gn.", "conv1x1.1."): v for key, v in layer.state_dict().items()
+    }
+    other = ELA(32, kernel_size=1, groups=1, bias=True).double()
+    other.load_state_dict(theirs, strict=True)
+    x = features(2, 32, 5, 7)
+    assert "conv1x1.1.bias" in theirs and torch.equal(other(x), layer(x))
+
+
 @pytest.mark.parametrize("layer", [ELA(64), SCSA(64), SCSA(64, gate_layer="softmax")], ids=lambda m: type(m).__name__)
 def test_large_inputs_in_half_precision(layer: nn.Module) -> None:
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +18,7 @@ import ultralytics
 from ultralytics.nn import tasks
 
 from ..errors import CheckpointError
+from . import shells
 
 VARIABLE = "ULTRALYTICS_SAFE_LOAD"
 _ON = ("1", "true", "yes", "on", "y", "t")  # as the host reads it
@@ -44,7 +46,45 @@ def open_checkpoint(file: str | Path) -> Any:
     except _UNREADABLE as error:
         raise _unreadable(file, error) from error
     except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"{file} holds a class that cannot be imported here: {error}") from error
+        raise CheckpointError(
+            f"{file} holds a class that cannot be imported here: {error}. If it is a pasted attention layer: "
+            f"yolo-attn convert {file} -o new.pt"
+        ) from error
+
+
+def open_as_shells(file: str | Path) -> Any:
+    """Return what a checkpoint file holds, on the CPU, with an empty shell for every object that is no plain data.
+
+    Nothing that the file names is imported or called.
+
+    Raises:
+        CheckpointError: If it cannot be read, it asks for a call, or loading is restricted and it holds more than
+            known layers.
+        FileNotFoundError: If it is not there.
+    """
+    path = Path(file)
+    if path.is_dir():
+        raise CheckpointError(f"{file} is a folder; give a checkpoint file such as best.pt")
+    if not path.is_file():
+        raise FileNotFoundError(f"{file} does not exist")
+    if _is_torchscript(path):
+        raise CheckpointError(f"{file} is an exported TorchScript model, no checkpoint; give the .pt of the training")
+    if is_restricted():
+        _open_restricted(file)
+    try:
+        return torch.load(file, map_location="cpu", pickle_module=shells, weights_only=False)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file} is not opened: {error}") from error
+    except Exception as error:  # a damaged or hostile file raises anything
+        raise _unreadable(file, error) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _open_restricted(file: str | Path) -> Any:

@@ -9,12 +9,12 @@ have a bias (``bias=True``) or call the filter ``conv1``; its weights load.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._keys import rename_keys
+from ._keys import RenamesKeys
 
 MOST = 255  # a longer kernel is a slip in gamma or b
 
@@ -31,7 +31,7 @@ def adaptive_kernel_size(channels: int, gamma: float, b: float) -> int:
     return int(size) if int(size) % 2 else int(size) + 1
 
 
-class ECA(nn.Module):
+class ECA(RenamesKeys, nn.Module):
     """Rescale each channel of the map by a gate in (0, 1) that sees the means of its neighbours in channel order.
 
     ``y = x * sigmoid(conv1d(mean(x)))``, the mean over the pixels, the convolution along the channels.
@@ -60,6 +60,8 @@ class ECA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    other_keys: ClassVar = {"conv1.": "conv."}
+
     def __init__(
         self, channels: int, kernel_size: int | None = None, gamma: float = 2, b: float = 1, bias: bool = False
     ) -> None:
@@ -74,9 +76,5 @@ class ECA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits = self.conv(x.mean((2, 3))[:, None])  # (B, 1, C)
         return x * logits.sigmoid().to(x.dtype)[:, 0, :, None, None]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        rename_keys(state_dict, prefix, {"conv1.": "conv."})
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     extra_repr = check.arguments

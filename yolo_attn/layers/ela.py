@@ -4,22 +4,25 @@ Paper: ELA: Efficient Local Attention for Deep Convolutional Neural Networks, ar
 Official code: none found; this is the copied listing, which quotes the paper.
 Differs: the groups, the norm's groups and the bias are arguments (listing: depthwise, 16, none), for the paper's other
 variants: ELA-T has kernel 5 and 32 norm groups, ELA-S kernel 5 and C // 8 groups, ELA-L kernel 7 and C // 8 groups. A
-width that 16 does not divide takes fewer norm groups (listing: an error).
+width that 16 does not divide takes fewer norm groups (listing: an error). Another copy has a full 1x1 convolution with
+a bias (``kernel_size=1, groups=1, bias=True``), called ``conv1x1``; its weights load.
 """
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._keys import RenamesKeys
 from ._norm import group_norm
 
 NUM_GROUPS = 16
 
 
-class ELA(nn.Module):
+class ELA(RenamesKeys, nn.Module):
     """Rescale every element of the map by two gates in (0, 1), one of its row and one of its column.
 
     ``f(t) = sigmoid(norm(conv(t)))``, ``y = x * f(row means) * f(column means)``: the same 1-D convolution and the same
@@ -47,6 +50,8 @@ class ELA(nn.Module):
         >>> layer = ELA(64, kernel_size=7)
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
+
+    other_keys: ClassVar = {"conv1x1.0.": "conv.", "conv1x1.1.": "gn."}
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ Paper: GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, ar
 Official code: xvjiarui/GCNet (Apache-2.0), ``ContextBlock``.
 Differs: ``ratio`` has a default, the paper's 1/16 (official: required), and a width below 1 / ratio gets one hidden
 channel (official: an error). timm's ``GlobalContext`` multiplies by default, takes 1/8, a norm with eps 1e-6 and
-another start, and has other keys.
+another start; its weights load, and compute the same once that eps is set.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._keys import RenamesKeys
 from ._pooling import softmax_mean
 
 FUSIONS = ("channel_add", "channel_mul")
 
 
-class GC(nn.Module):
+class GC(RenamesKeys, nn.Module):
     """Add one vector, made of a weighted mean of the pixels, to all pixels; a fresh layer is the identity.
 
     ``z = sum_pixels softmax_pixels(Q(x)) x``, ``M(z) = L2(relu(norm(L1(z))))``; ``y = x + M(z)``, or
@@ -49,6 +51,12 @@ class GC(nn.Module):
         >>> layer = GC(64, ratio=1 / 16)
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
+
+    other_keys: ClassVar = {"conv_attn.": "conv_mask."} | {
+        f"mlp_{theirs}.{part}.": f"channel_{ours}_conv.{number}."
+        for theirs, ours in (("add", "add"), ("scale", "mul"))
+        for part, number in (("fc1", 0), ("norm", 1), ("fc2", 3))
+    }
 
     def __init__(
         self,

@@ -8,13 +8,13 @@ Checkpoints of the official repository's older file load too.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._keys import rename_keys
+from ._keys import RenamesKeys
 from ._norm import batch_norm, fold_norm
 
 
@@ -36,7 +36,7 @@ class _PlaneGate(nn.Module):
         fold_norm(self.conv, "conv", "bn")
 
 
-class Triplet(nn.Module):
+class Triplet(RenamesKeys, nn.Module):
     """Rescale every element of the map by the mean of three gates in (0, 1) on the planes (C, W), (H, C) and (H, W).
 
     ``gate = sigmoid(norm(conv7([max; mean])))`` over the axis that a plane lacks; ``y = x * (g_cw + g_hc + g_hw) / 3``.
@@ -60,6 +60,10 @@ class Triplet(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    other_keys: ClassVar = {
+        "ChannelGateH.spatial.": "cw.conv.", "ChannelGateW.spatial.": "hc.conv.", "SpatialGate.spatial.": "hw.conv."
+    }  # fmt: skip
+
     def __init__(self, channels: int, no_spatial: bool = False) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)
@@ -76,10 +80,5 @@ class Triplet(nn.Module):
             return x * ((cw + hc) / 2)
         hw = self.hw(x.max(1).values, x.mean(1))[:, None]  # (B, 1, H, W)
         return x * ((cw + hc + hw) / 3)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        older = {"ChannelGateH": "cw", "ChannelGateW": "hc", "SpatialGate": "hw"}
-        rename_keys(state_dict, prefix, {f"{theirs}.spatial.": f"{ours}.conv." for theirs, ours in older.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     extra_repr = check.arguments

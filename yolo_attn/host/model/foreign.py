@@ -51,7 +51,8 @@ class StandIn(nn.Module):
 
 
 _WAYS = (
-    "the checkpoint was saved by an edited one. Open it with that one, or train yolo-attn's layer from it: "
+    "the checkpoint was saved by an edited one. Open it with that one, turn it into one with yolo-attn's layers "
+    "(yolo-attn convert <this checkpoint> -o new.pt), or train yolo-attn's layer from it: "
     "yolo train model=<your model>.yaml pretrained=<this checkpoint>"
 )
 
