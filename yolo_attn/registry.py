@@ -16,25 +16,21 @@ from .errors import (
     mistyped,
     nearest,
 )
+from .layers import _pasted
 from .layers._checks import plain
-from .layers._pasted import WIDTHS
-from .table import TABLE, Layer
+from .layers._pasted import WIDTHS, Bound
+from .table import ELSEWHERE, TABLE, Layer
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-# Names that are neither ours nor slips of ours, and what to say to them.
-_ELSEWHERE = {
-    "attention": (
-        "; the layer listed elsewhere as Attention is MHSA here (Ultralytics has an Attention of its own, "
-        "another function that rows cannot name)."
-    ),
-}
 # A layer with more parameters than this (2 GiB in float32) is a slip in a row.
 _MOST_PARAMETERS = 2**29
 
+_BUILT_IN = {name: layer for layer in TABLE for name in (layer.name, *layer.aliases, *layer.pasted)}
 _USER_LAYERS: dict[str, Layer] = {}
+_left: frozenset[str] = frozenset()
 _observers: list[Callable[[], None]] = []
 
 
@@ -50,14 +46,24 @@ def layers() -> tuple[Layer, ...]:
 
 
 def names() -> dict[str, Layer]:
-    """Map every YAML name and alias to its row."""
-    return {name: layer for layer in layers() for name in (layer.name, *layer.aliases)}
+    """Map every YAML name and alias to its row, but for names of copies that the host has a class for."""
+    found = {**_BUILT_IN, **_USER_LAYERS}
+    for name in _left:
+        del found[name]
+    return found
+
+
+def leave_to_host(pasted: Iterable[str]) -> None:
+    """Let rows that name these copies mean the host's own classes."""
+    global _left
+    _left = frozenset(pasted)
 
 
 def classes() -> dict[str, type[nn.Module]]:
     """Map every YAML name and alias to its class, but for layers whose file cannot be imported."""
     gone = broken()
-    return {name: layer.load() for name, layer in names().items() if layer.name not in gone}
+    loaded = {layer.name: layer.load() for layer in layers() if layer.name not in gone}
+    return {name: loaded[layer.name] for name, layer in names().items() if layer.name in loaded}
 
 
 def broken() -> dict[str, LayerFileError]:
@@ -78,7 +84,7 @@ def list_layers() -> list[str]:
 
 def slugs() -> dict[str, Layer]:
     """Map everything that stands for a layer in a model's name, in lower case, to its row."""
-    found = {name.lower(): layer for name, layer in names().items()}
+    found = {name.lower(): layer for name, layer in (*_BUILT_IN.items(), *_USER_LAYERS.items())}
     return {**found, **{layer.slug: layer for layer in reversed(layers())}}
 
 
@@ -88,10 +94,10 @@ def find(name: str) -> Layer:
     Raises:
         UnknownLayerError: If no layer has that name; the message lists the names and what may be meant.
     """
-    known = names()
-    if name not in known:
+    layer = _BUILT_IN.get(name) or _USER_LAYERS.get(name)
+    if layer is None:
         raise UnknownLayerError(f"unknown layer {name!r}{hint(name)}")
-    return known[name]
+    return layer
 
 
 def hint(name: str, others: Iterable[str] = ()) -> str:
@@ -102,7 +108,8 @@ def hint(name: str, others: Iterable[str] = ()) -> str:
         others: Names of other modules that may be meant.
     """
     word = str(name)
-    meant = _ELSEWHERE.get(word.lower()) or mistyped(word, [*names(), *others]) or "."
+    known = [name for layer in layers() for name in (layer.name, *layer.aliases)]
+    meant = ELSEWHERE.get(word.lower()) or mistyped(word, [*known, *others]) or "."
     own = word if word.isidentifier() else "MyLayer"
     return (
         f"{meant} Layers of yolo-attn: {', '.join(list_layers())}. For a layer of your own, call "
@@ -125,15 +132,18 @@ def bind(name: str, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str
     """
     layer = find(name)
     parameters = layer.parameters()
+    own = [p.name for p in parameters]
     usage = f"{layer.name}({usage_of(parameters)})"
     if len(args) > len(parameters):
-        raise ArgumentError(f"{usage} takes at most {len(parameters)} arguments; got {len(args)}: {list(args)}")
-    given = dict(zip((p.name for p in parameters), args, strict=False))
+        raise ArgumentError(
+            f"{usage} takes at most {len(parameters)} arguments; got {len(args)}: {list(args)}"
+            f"{_pasted.two_widths(layer.name)}"
+        )
+    given = dict(zip(own, args, strict=False))
     for key, value in without_widths(layer, kwargs or {}, (channels,)).items():
-        if key == "channels":
-            raise ArgumentError(f"{usage}: 'channels' is taken from the row it reads; leave it out")
-        if key not in [p.name for p in parameters]:
-            raise ArgumentError(f"{usage} has no argument {key!r}{nearest(str(key), [p.name for p in parameters])}")
+        if key not in own:
+            meant = nearest(key, own) if layer.registered else _pasted.meant(layer.name, key, own)
+            raise ArgumentError(f"{usage} has no argument {key!r}{meant}")
         if key in given:
             raise ArgumentError(f"{usage}: {key!r} is given twice, as {given[key]!r} and as {value!r}")
         given[key] = value
@@ -141,7 +151,8 @@ def bind(name: str, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str
     if missing:
         raise ArgumentError(f"{usage} needs {', '.join(map(repr, missing))}")
     last = max((i for i, p in enumerate(parameters) if p.name in given), default=-1)
-    return [channels, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
+    width = Bound(channels) if type(channels) is int and layer.registered is None else channels
+    return [width, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
 
 
 def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
@@ -155,7 +166,7 @@ def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int
     Raises:
         ArgumentError: If one of them says something else.
     """
-    pasted = {key: kwargs[key] for key in kwargs if key in WIDTHS and key not in layer.arguments}
+    pasted = {key: kwargs[key] for key in kwargs if key in (*WIDTHS, "channels") and key not in layer.arguments}
     for key, value in pasted.items():
         if value not in widths:
             width = " or ".join(dict.fromkeys(map(str, widths)))
@@ -194,7 +205,7 @@ def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) ->
     """Build a layer by name.
 
     Args:
-        name: YAML name or alias, such as ``"CBAM"``.
+        name: YAML name, alias or the class name of a copy, such as ``"CBAM"``.
         channels: Width C of the map the layer will see.
         *args: The layer's other arguments in YAML order.
         **kwargs: The same by keyword. The width may go by the names that other versions use, such as ``dim``.
@@ -213,7 +224,11 @@ def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) ->
     layer = find(name)
     if channels is None:
         channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*layer.arguments}), None)
-    arguments = bind(name, channels, args, kwargs)
+    if layer.registered is None:
+        given, keywords = _pasted.reordered(layer.name, layer.arguments, channels, args, kwargs)
+    else:
+        given, keywords = [*args], kwargs
+    arguments = bind(name, channels, given, keywords)
     refuse_giants(layer, arguments)
     return layer.load()(*arguments)
 
@@ -244,7 +259,7 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
         raise RegistrationError(f"register({name!r}, ...): the name must be a Python identifier")
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise RegistrationError(f"register({name!r}, {cls!r}): the second argument must be a subclass of nn.Module")
-    if name in names():
+    if name in _BUILT_IN or name in _USER_LAYERS:
         taken = "\n".join(f"  {known:<24} {layer.path}" for known, layer in names().items())
         raise RegistrationError(f"register({name!r}, ...): the name is taken. Registered names:\n{taken}")
     parameters = list(inspect.signature(cls).parameters.values())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._keys import rename_keys
+from ._pasted import takes_pasted
 
 MOST = 255  # a longer kernel is a slip in gamma or b
 
@@ -60,6 +61,7 @@ class ECA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self, channels: int, kernel_size: int | None = None, gamma: float = 2, b: float = 1, bias: bool = False
     ) -> None:

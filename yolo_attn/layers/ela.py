@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._norm import group_norm
+from ._pasted import takes_pasted
 
 NUM_GROUPS = 16
 
@@ -48,6 +49,7 @@ class ELA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pasted import takes_pasted
 from ._pooling import softmax_mean
 
 FUSIONS = ("channel_add", "channel_mul")
@@ -50,6 +51,7 @@ class GC(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import _checks as check
 from ._keys import rename_keys
 from ._norm import batch_norm, fold_norm
+from ._pasted import takes_pasted
 
 
 class _PlaneGate(nn.Module):
@@ -60,6 +61,7 @@ class Triplet(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, no_spatial: bool = False) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

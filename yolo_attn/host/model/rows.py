@@ -166,7 +166,7 @@ class _Rows:
         if said:
             _tell_once(d, i, f"{place}: {'; '.join(said)}")
         out = getattr(layer.load(), "out_channels", None)
-        c2 = out(*bound) if out else width
+        c2 = int(out(*bound)) if out else width
         if n > _MOST_REPEATS:
             raise RowError(f"{place}: {name} is repeated {n} times; {_MOST_REPEATS} are allowed")
         if (n > 1 or gate) and c2 != width:
