@@ -34,6 +34,7 @@ def sections(chinese: bool = False) -> dict[str, str]:
     """Return the text of every generated part by its marker."""
     parts = {"layers": listing.markdown(), "names": names(chinese), "count": str(len(registry.TABLE))}
     parts["differences"] = differences(chinese)
+    parts["pasted"] = listing.pasted()
     tables = {
         "demo": demo_chinese if chinese else demo,
         "transfer": evidence.transfer_table,

@@ -202,7 +202,9 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
             elif name.startswith("nn.") and name[3:] in ours:
                 raise UnknownLayerError(f"{place}: unknown module {name!r}; did you mean {name[3:]!r}?")
             elif name not in host and not name.startswith(("nn.", "torchvision.ops.")):
-                modules = [k for k, v in host.items() if isinstance(v, type) and hasattr(v, "forward")]
+                modules = [
+                    k for k, v in host.items() if k not in ours and isinstance(v, type) and hasattr(v, "forward")
+                ]
                 raise UnknownLayerError(f"{place}: unknown module {name!r}{registry.hint(name, modules)}")
             result[part].append(row)
             index += 1
