@@ -36,6 +36,7 @@ def sections(chinese: bool = False) -> dict[str, str]:
     parts = {"layers": listing.markdown(), "names": names(chinese), "count": str(len(registry.TABLE))}
     parts["holders"] = ", ".join(f"`{name}`" for name in HOLDERS) + "."
     parts["differences"] = differences(chinese)
+    parts["pasted"] = listing.pasted()
     tables = {
         "demo": demo_chinese if chinese else demo,
         "transfer": evidence.transfer_table,

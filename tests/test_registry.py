@@ -130,7 +130,7 @@ def test_the_names_of_other_layers_are_not_slips_of_ours() -> None:
     for name in ("EPSA", "FCA", "SimCLR", "SKN", "NAM", "SEBlockX", "S2Attention", "FCAttention", "CPAM", "PAM"):
         with pytest.raises(UnknownLayerError, match=rf"unknown layer '{name}'\. Layers .*register\('{name}', {name}\)"):
             yolo_attn.create(name, 64)
-    for name, meant in {"SELayer": "SE", "cbam_block": "CBAM", "MHSAAttention": "MHSA", "CBMA": "CBAM"}.items():
+    for name, meant in {"SE_Layer": "SE", "cbam_layer": "CBAM", "MHSAAttention": "MHSA", "CBMA": "CBAM"}.items():
         with pytest.raises(UnknownLayerError, match=f"unknown layer '{name}'; did you mean '{meant}'"):
             yolo_attn.create(name, 64)
     with pytest.raises(UnknownLayerError, match="'Attention'; the layer listed elsewhere as Attention is MHSA here"):

@@ -20,12 +20,24 @@ def __getattr__(name):
     if name == "__version__":
         from . import _version as room
     elif name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _layer(name)
     elif name in _HOST:
         from .host import install as room
     else:
         from . import registry as room
     return getattr(room, name)
+
+
+def _layer(name):
+    """Return the class of a layer by any of its names: ``from yolo_attn import SEAttention``."""
+    # A plain word in small letters is a module of ours that is not imported yet.
+    if not name.startswith("_") and not (name.isalpha() and name.islower()):
+        from . import layers
+
+        found = getattr(layers, name, None)
+        if found is not None:
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():

@@ -55,3 +55,13 @@ def markdown() -> str:
         aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
         rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {layer.cited()} | `{usage_of(parameters)}` |")
     return "\n".join(rows)
+
+
+def pasted() -> str:
+    """Return the table of docs/layers.md from class names of pasted code to ours."""
+    rows = ["| class of pasted code | here |", "|---|---|"]
+    for layer in TABLE:
+        others = ", ".join(f"`{name}`" for name in (*layer.aliases, *layer.pasted))
+        if others:
+            rows.append(f"| {others} | `{layer.name}` |")
+    return "\n".join(rows)

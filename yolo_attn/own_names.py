@@ -42,7 +42,7 @@ def admitted(registered: Container[str]) -> tuple[list[Plugin], list[Problem]]:
 
 def _in_the_way(plugin: Plugin, plugged: Sequence[Plugin], registered: Container[str]) -> str:
     for layer in TABLE:
-        if plugin.slug in (layer.slug, *(name.lower() for name in (layer.name, *layer.aliases))):
+        if plugin.slug in (layer.slug, *(name.lower() for name in (layer.name, *layer.aliases, *layer.pasted))):
             return f"yolo-attn's {layer.name} has the name; choose another"
     if plugin.name in registered:
         return f"register({plugin.name!r}, ...) took the name"

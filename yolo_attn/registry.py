@@ -17,26 +17,22 @@ from .errors import (
     mistyped,
     nearest,
 )
+from .layers import _pasted
 from .layers._checks import plain
-from .layers._pasted import WIDTHS
+from .layers._pasted import WIDTHS, Bound
 from .plugins import Plugin, Problem, usage_of
-from .table import TABLE, Layer
+from .table import ELSEWHERE, TABLE, Layer
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-# Names that are neither ours nor slips of ours, and what to say to them.
-_ELSEWHERE = {
-    "attention": (
-        "; the layer listed elsewhere as Attention is MHSA here (Ultralytics has an Attention of its own, "
-        "another function that rows cannot name)."
-    ),
-}
 # A layer with more parameters than this (2 GiB in float32) is a slip in a row.
 _MOST_PARAMETERS = 2**29
 
+_BUILT_IN = {name: layer for layer in TABLE for name in (layer.name, *layer.aliases, *layer.pasted)}
 _USER_LAYERS: dict[str, Layer] = {}
+_left: frozenset[str] = frozenset()
 _observers: list[Callable[[], None]] = []
 
 
@@ -52,21 +48,32 @@ def layers() -> tuple[Layer, ...]:
 
 
 def names() -> dict[str, Layer]:
-    """Map every YAML name and alias to its row; nothing is imported."""
-    return _by_name(layers())
+    """Map every YAML name and alias to its row, but for names of copies that the host has a class for.
+
+    Nothing is imported.
+    """
+    return _without_left({**_BUILT_IN, **_USER_LAYERS, **_own_by_name()})
+
+
+def leave_to_host(pasted: Iterable[str]) -> None:
+    """Let rows that name these copies mean the host's own classes."""
+    global _left
+    _left = frozenset(pasted)
 
 
 def in_use() -> dict[str, Layer]:
     """Map names and aliases to the package's layers, the registered ones, and those own ones that a model has named."""
-    own = map(plugins.known, _own()) if plugins.completed() else ()
-    return _by_name((*TABLE, *_USER_LAYERS.values(), *(layer for layer in own if layer.registered)))
+    own = _own_by_name() if plugins.completed() else {}
+    return _without_left({**_BUILT_IN, **_USER_LAYERS, **{name: own[name] for name in own if own[name].registered}})
 
 
 def classes() -> dict[str, type[nn.Module]]:
     """Map YAML names and aliases to classes: of the package's layers that can be imported, and own ones in use."""
     found = in_use()
-    gone = _broken(found.values())
-    return {name: layer.load() for name, layer in found.items() if layer.name not in gone}
+    rows = {layer.name: layer for layer in found.values()}
+    gone = _broken(rows.values())
+    loaded = {name: layer.load() for name, layer in rows.items() if name not in gone}
+    return {name: loaded[layer.name] for name, layer in found.items() if layer.name in loaded}
 
 
 def is_layer(cls: type) -> bool:
@@ -95,8 +102,12 @@ def _own() -> list[Plugin]:
     return own_names.admitted(_USER_LAYERS)[0]
 
 
-def _by_name(rows: Iterable[Layer]) -> dict[str, Layer]:
-    return {name: layer for layer in rows for name in (layer.name, *layer.aliases)}
+def _own_by_name() -> dict[str, Layer]:
+    return {layer.name: layer for layer in map(plugins.known, _own())}
+
+
+def _without_left(found: dict[str, Layer]) -> dict[str, Layer]:
+    return {name: layer for name, layer in found.items() if name not in _left} if _left else found
 
 
 def _broken(rows: Iterable[Layer]) -> dict[str, YoloAttnError]:
@@ -116,11 +127,9 @@ def list_layers() -> list[str]:
 
 def slugs() -> dict[str, Layer]:
     """Map everything that stands for a layer in a model's name, in lower case, to its row; the package's come first."""
-    found: dict[str, Layer] = {}
-    for rows in (TABLE, layers()[len(TABLE) :]):
-        words = {name.lower(): layer for name, layer in _by_name(rows).items()}
-        found = {**words, **{layer.slug: layer for layer in reversed(rows)}, **found}
-    return found
+    own = {word: layer for layer in reversed(layers()[len(TABLE) :]) for word in (layer.name.lower(), layer.slug)}
+    built_in = {name.lower(): layer for name, layer in _BUILT_IN.items()}
+    return {**own, **built_in, **{layer.slug: layer for layer in reversed(TABLE)}}
 
 
 def find(name: str) -> Layer:
@@ -131,10 +140,9 @@ def find(name: str) -> Layer:
         LayerFileError: If it is an own layer that cannot be imported.
         RegistrationError: If it is an own layer that rows cannot use.
     """
-    known = names()
-    if name not in known:
+    layer = _BUILT_IN.get(name) or _USER_LAYERS.get(name) or _own_by_name().get(name)
+    if layer is None:
         raise UnknownLayerError(f"unknown layer {name!r}{hint(name)}")
-    layer = known[name]
     return plugins.complete(layer) if isinstance(layer, Plugin) else layer
 
 
@@ -146,7 +154,8 @@ def hint(name: str, others: Iterable[str] = ()) -> str:
         others: Names of other modules that may be meant.
     """
     word = str(name)
-    meant = _ELSEWHERE.get(word.lower()) or mistyped(word, [*names(), *others]) or "."
+    known = [name for layer in layers() for name in (layer.name, *layer.aliases)]
+    meant = ELSEWHERE.get(word.lower()) or mistyped(word, [*known, *others]) or "."
     own = word if word.isidentifier() else "MyLayer"
     refused = "".join(f" {problem}." for problem in problems() if problem.name in (word, ""))
     return (
@@ -177,15 +186,18 @@ def bind_to(
 ) -> list[Any]:
     """Return what ``bind`` does, for a row of the table."""
     parameters = layer.parameters()
+    own = [p.name for p in parameters]
     usage = f"{layer.name}({usage_of(parameters)})"
     if len(args) > len(parameters):
-        raise ArgumentError(f"{usage} takes at most {len(parameters)} arguments; got {len(args)}: {list(args)}")
-    given = dict(zip((p.name for p in parameters), args, strict=False))
+        raise ArgumentError(
+            f"{usage} takes at most {len(parameters)} arguments; got {len(args)}: {list(args)}"
+            f"{_pasted.two_widths(layer.name)}"
+        )
+    given = dict(zip(own, args, strict=False))
     for key, value in without_widths(layer, kwargs or {}, (channels,)).items():
-        if key == "channels":
-            raise ArgumentError(f"{usage}: 'channels' is taken from the row it reads; leave it out")
-        if key not in [p.name for p in parameters]:
-            raise ArgumentError(f"{usage} has no argument {key!r}{nearest(str(key), [p.name for p in parameters])}")
+        if key not in own:
+            meant = nearest(key, own) if layer.registered else _pasted.meant(layer.name, key, own)
+            raise ArgumentError(f"{usage} has no argument {key!r}{meant}")
         if key in given:
             raise ArgumentError(f"{usage}: {key!r} is given twice, as {given[key]!r} and as {value!r}")
         given[key] = value
@@ -193,7 +205,8 @@ def bind_to(
     if missing:
         raise ArgumentError(f"{usage} needs {', '.join(map(repr, missing))}")
     last = max((i for i, p in enumerate(parameters) if p.name in given), default=-1)
-    return [channels, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
+    width = Bound(channels) if type(channels) is int and layer.registered is None else channels
+    return [width, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
 
 
 def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
@@ -207,7 +220,7 @@ def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int
     Raises:
         ArgumentError: If one of them says something else.
     """
-    pasted = {key: kwargs[key] for key in kwargs if key in WIDTHS and key not in layer.arguments}
+    pasted = {key: kwargs[key] for key in kwargs if key in (*WIDTHS, "channels") and key not in layer.arguments}
     for key, value in pasted.items():
         if value not in widths:
             width = " or ".join(dict.fromkeys(map(str, widths)))
@@ -241,7 +254,7 @@ def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) ->
     """Build a layer by name.
 
     Args:
-        name: YAML name or alias, such as ``"CBAM"``.
+        name: YAML name, alias or the class name of a copy, such as ``"CBAM"``.
         channels: Width C of the map the layer will see.
         *args: The layer's other arguments in YAML order.
         **kwargs: The same by keyword. The width may go by the names that other versions use, such as ``dim``.
@@ -260,7 +273,11 @@ def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) ->
     layer = find(name)
     if channels is None:
         channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*layer.arguments}), None)
-    arguments = bind(name, channels, args, kwargs)
+    if layer.registered is None:
+        given, keywords = _pasted.reordered(layer.name, layer.arguments, channels, args, kwargs)
+    else:
+        given, keywords = [*args], kwargs
+    arguments = bind(name, channels, given, keywords)
     refuse_giants(layer, arguments)
     return layer.load()(*arguments)
 
@@ -292,7 +309,7 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
         raise RegistrationError(f"register({name!r}, ...): the name must be a Python identifier")
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise RegistrationError(f"register({name!r}, {cls!r}): the second argument must be a subclass of nn.Module")
-    there = names().get(name)
+    there = _BUILT_IN.get(name) or names().get(name)
     if there is not None and _is_same(there, cls):
         return cls
     if there is not None:

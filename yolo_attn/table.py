@@ -7,40 +7,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import LayerFileError
-from .layers._pasted import accept_width_keywords
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
-class Namesake:
-    """Another class of a layer's name and how rows give its arguments: ``values`` says how to tell, each in its turn.
-
-    A row that has arguments of ours only is read as the namesake's. Any other is refused.
-    """
-
-    usage: str
-    arguments: tuple[str, ...]
-    values: tuple[Container[int], ...]
-    fewest: int = 1
-
-    def fits(self, positional: Sequence[Any]) -> bool:
-        """Return whether positional arguments look like the namesake's."""
-        is_long_enough = self.fewest <= len(positional) <= len(self.arguments)
-        pairs = zip(positional, self.values, strict=False)
-        return is_long_enough and all(isinstance(value, int) and value in meant for value, meant in pairs)
-
-
-@dataclass(frozen=True)
 class Layer:
     """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``).
 
+    ``pasted`` are names of copies in other repositories, which are the host's where it has a class of that name;
     ``registered`` is the class of a user's own layer, ``source`` says where that comes from.
     """
 
@@ -52,7 +32,7 @@ class Layer:
     paper: str = ""
     year: int = 0
     arxiv: str = ""
-    namesake: Namesake | None = None
+    pasted: tuple[str, ...] = ()
     registered: type[nn.Module] | None = None
     source: str = ""
 
@@ -66,7 +46,7 @@ class Layer:
             return self.registered
         module, _, name = self.path.partition(":")
         try:
-            cls = getattr(importlib.import_module(module), name)
+            return getattr(importlib.import_module(module), name)
         except Exception as error:  # a damaged file raises anything
             lacking = error.name if isinstance(error, ModuleNotFoundError) else None
             is_ours = not lacking or lacking.partition(".")[0] == "yolo_attn"
@@ -75,8 +55,6 @@ class Layer:
                 f"{self.name} cannot be used, for {module} cannot be imported: {type(error).__name__}: {error}. "
                 f"Mend it: pip install {mend}"
             ) from error
-        accept_width_keywords(cls)
-        return cls
 
     def cited(self) -> str:
         """Return paper and year in Markdown, linked where arXiv has it."""
@@ -97,23 +75,30 @@ def _layer(
     paper: str,
     year: int,
     arxiv: str,
-    namesake: Namesake | None = None,
+    pasted: str = "",
 ) -> Layer:
     path = f"yolo_attn.layers.{module}:{name}"
-    return Layer(name, path, slug, tuple(aliases.split()), tuple(arguments.split()), paper, year, arxiv, namesake)
+    words = (tuple(text.split()) for text in (aliases, arguments, pasted))
+    other, taken, copies = words
+    return Layer(name, path, slug, other, taken, paper, year, arxiv, copies)
 
 
 # Positional order is the order of a YAML row and so a file format: append only.
 # fmt: off
 TABLE: tuple[Layer, ...] = (
-    _layer("SE", "se", "se", "SEAttention", "reduction bias", "Squeeze-and-Excitation Networks", 2017, "1709.01507"),
+    _layer(
+        "SE", "se", "se", "SEAttention", "reduction bias", "Squeeze-and-Excitation Networks", 2017, "1709.01507",
+        pasted="SELayer SEBlock SE_Block SE_block se_block SE_Attention",
+    ),
     _layer(
         "DoubleAttention", "double_attention", "a2", "A2 A2Attention", "c_m c_n reconstruct residual",
         "A^2-Nets: Double Attention Networks", 2018, "1810.11579",
+        pasted="A2Atttention",
     ),
     _layer(
         "BAM", "bam", "bam", "BAMBlock", "reduction dilation num_layers combine",
         "BAM: Bottleneck Attention Module", 2018, "1807.06514",
+        pasted="BamBlock BAMLayer",
     ),
     _layer(
         "BiFormer", "biformer", "biformer", "BiLevelRoutingAttention BRA",
@@ -124,10 +109,6 @@ TABLE: tuple[Layer, ...] = (
     _layer(
         "MHSA", "mhsa", "mhsa", "", "num_heads qkv_bias qk_scale attn_drop proj_drop",
         "Attention Is All You Need", 2017, "1706.03762",
-        Namesake(
-            "BoTNet's MHSA(n_dims, width=14, height=14, heads=4)", ("width", "height", "num_heads", "pos_emb"),
-            (range(2, 4096), range(2, 4096), range(1, 4096), (False, True)), fewest=2,
-        ),
     ),
     _layer(
         "MHSALePE", "mhsa_lepe", "mhsa-lepe", "AttentionLePE",
@@ -141,7 +122,7 @@ TABLE: tuple[Layer, ...] = (
     _layer(
         "CBAM", "cbam", "cbam", "CBAMBlock", "reduction kernel_size mlp_bias spatial_bn",
         "CBAM: Convolutional Block Attention Module", 2018, "1807.06521",
-        Namesake("Ultralytics' own CBAM(c1, kernel_size=7)", ("kernel_size",), ((3, 7),)),
+        pasted="CBAMLayer CBAM_Block cbam_block CBAM_BLOCK CBAMAttention CBAMModule",
     ),
     _layer(
         "CloAttention", "clo_attention", "clo", "EfficientAttention",
@@ -151,10 +132,12 @@ TABLE: tuple[Layer, ...] = (
     _layer(
         "CrissCross", "criss_cross", "crisscross", "CrissCrossAttention CCA", "recurrence",
         "CCNet: Criss-Cross Attention for Semantic Segmentation", 2018, "1811.11721",
+        pasted="Criss_Cross_Attention",
     ),
     _layer(
         "CoordAtt", "coord_att", "coordatt", "CoordinateAttention CA", "reduction",
         "Coordinate Attention for Efficient Mobile Network Design", 2021, "2103.02907",
+        pasted="CoordAttention CoordAttn",
     ),
     _layer(
         "CoT", "cot", "cot", "CoTAttention", "kernel_size",
@@ -173,14 +156,17 @@ TABLE: tuple[Layer, ...] = (
     _layer(
         "ECA", "eca", "eca", "ECAAttention EfficientChannelAttention eca_layer EcaModule", "kernel_size gamma b bias",
         "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", 2019, "1910.03151",
+        pasted="ECALayer EcaLayer ECA_layer ECABlock ECA_Block eca_block ECA_Attention eca_attention ECAModule",
     ),
     _layer(
         "EMA", "ema", "ema", "EMA_attention EMA_Attention", "factor",
         "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", 2023, "2305.13563",
+        pasted="EMAttention",
     ),
     _layer(
         "SimAM", "simam", "simam", "simam_module", "e_lambda",
         "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks", 2021, "",
+        pasted="Simam_module SimAM_module SimAM_Module",
     ),
     _layer(
         "GAM", "gam", "gam", "GAM_Attention GAMAttention", "rate channel_sigmoid grouped",
@@ -193,10 +179,7 @@ TABLE: tuple[Layer, ...] = (
     _layer(
         "Shuffle", "shuffle", "shuffle", "ShuffleAttention sa_layer SA", "groups",
         "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", 2021, "2102.00240",
-        Namesake(
-            "the copies' ShuffleAttention(channel, reduction=16, G=8)", ("reduction", "groups"),
-            (range(1, 4096), range(1, 4096)), fewest=2,
-        ),
+        pasted="Shuffle_Attention shuffle_attention",
     ),
     _layer(
         "MLCA", "mlca", "mlca", "", "local_size gamma b local_weight",
@@ -244,3 +227,63 @@ TABLE: tuple[Layer, ...] = (
     ),
 )
 # fmt: on
+
+# Class names in lower case that stand for nothing here, or for several things, and what to say to them.
+ELSEWHERE = {
+    "attention": (
+        "; the layer listed elsewhere as Attention is MHSA here (Ultralytics has an Attention of its own, "
+        "another function that rows cannot name)."
+    ),
+    **dict.fromkeys(
+        ("selfattention", "multiheadattention", "multiheadselfattention"), "; multi-head self-attention is MHSA here."
+    ),
+    "psa": "; polarized self-attention is Polarized, PolarizedSeq, PSA_p or PSA_s here. Ultralytics' PSA is another.",
+    **dict.fromkeys(
+        ("channelattention", "spatialattention"),
+        "; CBAM is both, one after the other. Ultralytics has a ChannelAttention and a SpatialAttention of its own, "
+        "other functions that rows cannot name.",
+    ),
+    "ca_block": (
+        "; several classes are called CA_Block. Coordinate attention is CoordAtt here, the attention of channels SE."
+    ),
+    "ccattention": "; several classes are called so. Criss-cross attention is CrissCross here.",
+    "ea": "; EA is external attention in some places, efficient attention in others. CloAttention is CloFormer's.",
+    "bilevelroutingattention_nchw": (
+        "; it is another function than BiFormer where the windows do not divide the map, and its weights have other "
+        "names. BiFormer is the official BiLevelRoutingAttention."
+    ),
+    "biformerblock": "; it is a whole block around BiFormer, which is here.",
+    "regional_routing_attention_torch": (
+        "; it is yolo_attn.layers.regional_routing_attention, which gives the weights too with return_attention=True."
+    ),
+    **dict.fromkeys(
+        ("semodule", "squeezeexcitation", "squeezeexcite"),
+        "; its linear maps have biases and it names its weights otherwise. The function is SE with {bias: true}.",
+    ),
+    **dict.fromkeys(
+        ("gcmodule", "gcblock", "globalcontextblock", "contextblock2d"),
+        "; several classes are called so. GC is the authors' ContextBlock; its ratio is 1/16 for a reduction of 16.",
+    ),
+    "globalcontext": (
+        "; it is timm's. GC is the authors' ContextBlock: {ratio: 0.125, fusion_types: [channel_mul]} comes near."
+    ),
+    **dict.fromkeys(
+        ("skconv", "selectivekernel"), "; it is another form of selective kernels. SK is SKAttention(channel, kernels)."
+    ),
+    "dattentionbaseline": (
+        "; it is DAttention with other defaults: {n_groups: 1, offset_range_factor: -1, ksize: 9}. Its width is "
+        "n_heads * n_head_channels, and DAttention returns the map alone."
+    ),
+    "deformableattention2d": "; it is another form of deformable attention. DAttention is that of DAT.",
+    **dict.fromkeys(
+        ("lskattention", "lsk_attention"), "; it is a block of two 1x1 convolutions around LSK, which is here alone."
+    ),
+    "lska_attention": "; it is a block of two 1x1 convolutions around LSKA, which is here alone.",
+    **dict.fromkeys(
+        ("cotlayer", "cot_layer"),
+        "; the authors' layer is another function. CoT is the widely copied CoTAttention.",
+    ),
+    **dict.fromkeys(
+        ("efficientlocalattn", "efficientlocalattention"), "; timm's is another function. ELA is that of the copies."
+    ),
+}

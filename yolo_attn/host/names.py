@@ -24,11 +24,13 @@ def added() -> list[str]:
 
 
 def check(tasks: ModuleType) -> None:
-    """Check that ``ultralytics.nn.tasks`` has room for our names.
+    """Check that ``ultralytics.nn.tasks`` has room for our names; those of copies are left to it where it has them.
 
     Raises:
         HostError: If it holds another object of one of them.
     """
+    copies = {name: layer for layer in registry.TABLE for name in layer.pasted if name in vars(tasks)}
+    registry.leave_to_host(name for name, layer in copies.items() if not _is_ours(vars(tasks)[name], layer))
     for name, layer in registry.in_use().items():
         if name in vars(tasks) and not _is_ours(vars(tasks)[name], layer):
             raise HostError(

@@ -11,11 +11,16 @@ def __getattr__(name: str) -> Any:
 
         return regional_routing_attention
     if not name.startswith("_"):
+        from .. import registry
+
+        if name in registry._BUILT_IN:
+            return registry._BUILT_IN[name].load()
+        if name.lower() in registry.ELSEWHERE:
+            raise ImportError(f"{__name__} has no {name!r}{registry.hint(name)}", name=__name__)
+    elif name == "__all__":  # of a star import
         from ..registry import TABLE
 
-        for layer in TABLE:
-            if name in (layer.name, *layer.aliases):
-                return layer.load()
+        return [*(layer.name for layer in TABLE), "regional_routing_attention"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -37,3 +37,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     # The kernels that hold no weights want one width.
     q, k, v = (F.pad(t, (0, max(q.shape[-1], width) - t.shape[-1])) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)[..., :width]
+
+
+def attend_with_weights(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what ``attend`` does, and the weights ``(B, heads, N, M)``."""
+    logits = (q * scale) @ k.transpose(-2, -1)
+    logits = logits if mask is None else logits + mask
+    weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
+    return weights @ v, weights

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._norm import batch_norm, fold_norm
+from ._pasted import takes_pasted
 
 
 class _ChannelBranch(nn.Module):
@@ -94,6 +95,7 @@ class BAM(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self, channels: int, reduction: int = 16, dilation: int = 2, num_layers: int = 3, combine: str = "sum"
     ) -> None:

@@ -14,8 +14,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._attention import attend
+from ._attention import attend, attend_with_weights
 from ._layout import like
+from ._pasted import takes_pasted
 from ._precision import no_autocast
 from ._windows import MODES, gather_windows, merge_windows, pool_windows, split_windows, window_means
 from .regional_routing import regional_routing_attention as regional_routing_attention
@@ -57,6 +58,12 @@ class BiFormer(nn.Module):
         ``(B, C, H, W) -> (B, C, H, W)``; O((HW)^2 topk / n_win^2) time, O(HW topk) memory; for ``topk >= n_win ** 2``
         ordinary attention in O((HW)^2) time and O(HW) memory. Small maps with a large ``n_win`` are mostly padding.
 
+        ``layer(x, ret_attn_mask=True)`` gives ``(y, weights, index, attention)``, with k the smaller of ``topk`` and
+        ``n_win ** 2``: ``index`` (B, n_win^2, k), the windows that each window attends to, the best first, counted in
+        row order from the top left, each ``ceil(H / n_win)`` by ``ceil(W / n_win)`` pixels; ``weights`` (B, n_win^2,
+        k), their softmax; ``attention`` (B n_win^2, heads, pixels of a window, k tokens of a window), in the order of
+        ``index``, in O((HW)^2 topk / n_win^2) memory.
+
     Raises:
         ValueError: If ``channels`` or ``qk_dim`` is not divisible by ``num_heads``, a routing option lacks the one it
             needs, or an argument is out of its range. In forward, with ``auto_pad=False``, if windows do not divide
@@ -69,6 +76,7 @@ class BiFormer(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,
@@ -127,21 +135,21 @@ class BiFormer(nn.Module):
             kernel, stride = self.kv_downsample_kernel, self.kv_downsample_ratio
             self.kv_down = nn.Conv2d(qk + c, qk + c, kernel, stride, groups=qk + c)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, ret_attn_mask: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor, Tensor]:  # the flag is the listing's
         windows, real = split_windows(x, self.n_win, self.auto_pad, self.mask_pad)  # (B, p^2, h, w, C), (p^2, h, w)
         q, kv = self.qkv["qkv"](windows).split((self.qk_dim, self.qk_dim + self.channels), -1)
         tokens, is_real = self._downsample(kv.flatten(0, 1), real)  # (B p^2, M, Q + C), (p^2, M)
-        if self.topk < self.n_win**2 or self.soft_routing:
+        if self.topk < self.n_win**2 or self.soft_routing or ret_attn_mask:
             index, weights = self._route(q, kv[..., : self.qk_dim], real)  # 2 x (B, p^2, k)
             tokens, is_real = self._follow(index, weights, tokens, is_real)  # (B, p^2, k M, Q + C), (B, p^2, k M)
         else:
             tokens = rearrange(tokens, "(b n) m c -> b 1 (n m) c", n=self.n_win**2)
             is_real = None if is_real is None else rearrange(is_real, "n m -> 1 1 (n m)")
-        y = merge_windows(self._attend(q, tokens, is_real), self.n_win)  # (B, C, p h, p w)
-        if self.side_dwconv:
-            y = y + self.lepe(merge_windows(kv[..., self.qk_dim :], self.n_win))
-        y = rearrange(y[:, :, : x.shape[2], : x.shape[3]], "b c h w -> b h w c")
-        return like(rearrange(self.wo(y) if self.param_attention == "qkvo" else y, "b h w c -> b c h w"), x)
+        y, *attention = self._attend(q, tokens, is_real, ret_attn_mask)
+        y = self._merge(y, kv[..., self.qk_dim :], x)
+        return (y, weights, index, *attention) if ret_attn_mask else y
 
     def _downsample(self, kv: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Thin out the windows' keys and values (n, h, w, c) to (n, M, c); a token is real if it saw a real pixel."""
@@ -174,8 +182,11 @@ class BiFormer(nn.Module):
             tokens = tokens * weights.to(tokens.dtype)[..., None, None]
         return tokens.flatten(2, 3), None if is_real is None else is_real[index].flatten(2)
 
-    def _attend(self, q: Tensor, tokens: Tensor, is_real: Tensor | None) -> Tensor:
-        """Return what the queries (B, p^2, h, w, Q) find among the tokens (B, r, m, Q + C): (B, p^2, h, w, C)."""
+    def _attend(self, q: Tensor, tokens: Tensor, is_real: Tensor | None, with_weights: bool) -> tuple[Tensor, ...]:
+        """Return what the queries (B, p^2, h, w, Q) find among the tokens (B, r, m, Q + C): (B, p^2, h, w, C).
+
+        With ``with_weights`` also the weights (B p^2, heads, h w, m), which the fused computation never holds.
+        """
         sizes = {"r": tokens.shape[1], "heads": self.num_heads}
         k, v = tokens.split((self.qk_dim, self.channels), -1)
         k, v = (rearrange(t, "b r m (heads d) -> (b r) heads m d", **sizes) for t in (k, v))
@@ -184,8 +195,20 @@ class BiFormer(nn.Module):
         mask = None
         if is_real is not None:  # finite, so that a row of padding alone (it is cropped) stays finite
             mask = rearrange(~is_real, "b r m -> (b r) 1 1 m").to(q.dtype) * torch.finfo(q.dtype).min
-        y = attend(rows, k, v, self.scale, mask)
-        y = rearrange(y, "(b r) heads (n m) d -> b (r n) m (heads d)", n=q.shape[1] // tokens.shape[1], **sizes)
-        return rearrange(y, "b n (h w) c -> b n h w c", h=q.shape[2])
+        found = (
+            attend_with_weights(rows, k, v, self.scale, mask)
+            if with_weights
+            else (attend(rows, k, v, self.scale, mask),)
+        )
+        y = rearrange(found[0], "(b r) heads (n m) d -> b (r n) m (heads d)", n=q.shape[1] // tokens.shape[1], **sizes)
+        return rearrange(y, "b n (h w) c -> b n h w c", h=q.shape[2]), *found[1:]
+
+    def _merge(self, y: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        """Put the windows of the result and of the depthwise branch together to a map like ``x``."""
+        y = merge_windows(y, self.n_win)  # (B, C, p h, p w)
+        if self.side_dwconv:
+            y = y + self.lepe(merge_windows(v, self.n_win))
+        y = rearrange(y[:, :, : x.shape[2], : x.shape[3]], "b c h w -> b h w c")
+        return like(rearrange(self.wo(y) if self.param_attention == "qkvo" else y, "b h w c -> b c h w"), x)
 
     extra_repr = check.arguments

@@ -17,6 +17,7 @@ from ._depthwise import depthwise
 from ._fast import may_be_fast
 from ._layout import like
 from ._norm import batch_norm, fold_norm
+from ._pasted import takes_pasted
 
 
 @may_be_fast
@@ -69,6 +70,7 @@ class CAA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self, channels: int, h_kernel_size: int = 11, v_kernel_size: int = 11, gate_only: bool = False
     ) -> None:

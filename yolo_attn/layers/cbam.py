@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._norm import batch_norm, fold_norm
+from ._pasted import takes_pasted
 
 
 class _ChannelGate(nn.Module):
@@ -78,6 +79,7 @@ class CBAM(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self, channels: int, reduction: int = 16, kernel_size: int = 7, mlp_bias: bool = False, spatial_bn: bool = False
     ) -> None:

@@ -20,6 +20,7 @@ from . import _checks as check
 from ._attention import attend
 from ._depthwise import depthwise
 from ._layout import like
+from ._pasted import takes_pasted
 from ._recording import at_least
 
 
@@ -59,6 +60,7 @@ class CloAttention(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

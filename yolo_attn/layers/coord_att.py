@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._norm import fold_norm
+from ._pasted import takes_pasted
 
 
 class CoordAtt(nn.Module):
@@ -39,6 +40,7 @@ class CoordAtt(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, reduction: int = 32) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._norm import batch_norm, fold_norm
 from ._parts import is_bare
+from ._pasted import takes_pasted
 
 GROUPS = 4
 
@@ -46,6 +47,7 @@ class CoT(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

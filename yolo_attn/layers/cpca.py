@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._depthwise import depthwise
 from ._fast import may_be_fast
+from ._pasted import takes_pasted
 
 STRIPS = (7, 11, 21)
 
@@ -58,6 +59,7 @@ class CPCA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, channelAttention_reduce: int = 4) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import _checks as check
 from ._fast import may_be_fast
 from ._layout import like
+from ._pasted import takes_pasted
 from ._precision import no_autocast
 
 
@@ -44,6 +45,7 @@ class CrissCross(nn.Module):
 
     starts_as_identity = True
 
+    @takes_pasted
     def __init__(self, channels: int, recurrence: int = 1) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._attention import attend
 from ._layout import like
+from ._pasted import takes_pasted
 from ._position_terms import choose_term, distance_bias, in_parts, make_term, resize_table
 from ._sample_points import even_grid, move_grid, sample
 
@@ -86,6 +87,7 @@ class DAttention(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

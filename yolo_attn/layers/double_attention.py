@@ -13,6 +13,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pasted import takes_pasted
 
 
 def _softmax(logits: Tensor, dim: int) -> Tensor:
@@ -49,6 +50,7 @@ class DoubleAttention(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self, channels: int, c_m: int = 128, c_n: int = 128, reconstruct: bool = True, residual: bool = False
     ) -> None:

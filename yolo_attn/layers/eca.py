@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._keys import RenamesKeys
+from ._pasted import takes_pasted
 
 MOST = 255  # a longer kernel is a slip in gamma or b
 
@@ -62,6 +63,7 @@ class ECA(RenamesKeys, nn.Module):
 
     other_keys: ClassVar = {"conv1.": "conv."}
 
+    @takes_pasted
     def __init__(
         self, channels: int, kernel_size: int | None = None, gamma: float = 2, b: float = 1, bias: bool = False
     ) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from . import _checks as check
 from ._keys import RenamesKeys
 from ._norm import group_norm
+from ._pasted import takes_pasted
 
 NUM_GROUPS = 16
 
@@ -53,6 +54,7 @@ class ELA(RenamesKeys, nn.Module):
 
     other_keys: ClassVar = {"conv1x1.0.": "conv.", "conv1x1.1.": "gn."}
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

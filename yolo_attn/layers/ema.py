@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import _checks as check
 from ._layout import like
 from ._norm import group_norm
+from ._pasted import takes_pasted
 
 
 class EMA(nn.Module):
@@ -44,6 +45,7 @@ class EMA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, factor: int = 8) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import _checks as check
 from ._layout import like
 from ._norm import batch_norm, fold_norm
+from ._pasted import takes_pasted
 
 SHUFFLED = 4  # whatever the rate
 
@@ -50,6 +51,7 @@ class GAM(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, rate: int = 4, channel_sigmoid: bool = True, grouped: bool = False) -> None:
         super().__init__()
         self.channels = c = check.integer("channels", channels)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._keys import RenamesKeys
+from ._pasted import takes_pasted
 from ._pooling import softmax_mean
 
 FUSIONS = ("channel_add", "channel_mul")
@@ -58,6 +59,7 @@ class GC(RenamesKeys, nn.Module):
         for part, number in (("fc1", 0), ("norm", 1), ("fc2", 3))
     }
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._depthwise import depthwise
+from ._pasted import takes_pasted
 
 
 class LSK(nn.Module):
@@ -40,6 +41,7 @@ class LSK(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = c = check.integer("channels", channels, 2)

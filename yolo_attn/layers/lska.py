@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import _checks as check
 from ._depthwise import depthwise
+from ._pasted import takes_pasted
 
 DILATIONS = {7: 2, 11: 2, 23: 3, 35: 3, 41: 3, 53: 3}  # by reach
 
@@ -42,6 +43,7 @@ class LSKA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, kernel_size: int = 7) -> None:
         super().__init__()
         self.channels = c = check.integer("channels", channels)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from . import _checks as check
 from ._attention import attend
 from ._layout import like
+from ._pasted import takes_pasted
 
 
 class MHSA(nn.Module):
@@ -44,6 +45,7 @@ class MHSA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

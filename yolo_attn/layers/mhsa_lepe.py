@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pasted import takes_pasted
 from .mhsa import MHSA
 
 
@@ -45,6 +46,7 @@ class MHSALePE(MHSA):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

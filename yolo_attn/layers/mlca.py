@@ -12,6 +12,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pasted import takes_pasted
 from .eca import adaptive_kernel_size
 
 
@@ -56,6 +57,7 @@ class MLCA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self, channels: int, local_size: int = 5, gamma: float = 2, b: float = 1, local_weight: float = 0.5
     ) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pasted import takes_pasted
 from ._pooling import channel_sum, softmax_mean
 
 
@@ -41,6 +42,7 @@ class Polarized(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels, 2)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pasted import takes_pasted
 from ._pooling import channel_sum, softmax_mean
 
 
@@ -42,6 +43,7 @@ class PSA_p(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels, 2)
@@ -95,6 +97,7 @@ class PSA_s(PSA_p):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int) -> None:
         super().__init__(check.integer("channels", channels, 8))
         hidden, narrow = channels // 2, channels // 2 // 4

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from . import _checks as check
-from ._attention import attend
+from ._attention import attend, attend_with_weights
 
 
 def regional_routing_attention(
@@ -28,6 +27,7 @@ def regional_routing_attention(
     kv_region_size: Sequence[int] | None = None,
     auto_pad: bool = True,
     return_attention: bool = False,
+    ret_attn_mask: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attend from every region of the query map to the key/value regions listed for it, per head.
 
@@ -47,9 +47,10 @@ def regional_routing_attention(
         auto_pad: Pad the maps with zeros at the bottom and right to whole regions. Padded keys take part in the softmax
             (with weight ``exp(0)``).
         return_attention: Also return the weights, which the fused computation never holds.
+        ret_attn_mask: The same, as BiFormer calls it.
 
     Returns:
-        The map; with ``return_attention`` also the weights ``(B, heads, regions, pixels of a query region, topk *
+        The map; if asked for also the weights ``(B, heads, regions, pixels of a query region, topk *
         pixels of a key/value region)``.
 
     Shape:
@@ -78,10 +79,9 @@ def regional_routing_attention(
         given = f"region_graph of shape {tuple(region_graph.shape)} does not fit the query map"
         raise ValueError(f"{given}, which has (B, heads, regions) = {tuple(q.shape[:3])}")
     k, v = _gather(k, region_graph), _gather(v, region_graph)  # (B, heads, R, topk * M, d)
-    if return_attention:
-        logits = (q * scale) @ k.transpose(-2, -1)
-        weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
-        return _to_map(weights @ v, size, query), weights
+    if return_attention or ret_attn_mask:
+        o, weights = attend_with_weights(q, k, v, scale)
+        return _to_map(o, size, query), weights
     # One batch dimension: fused kernels want four dimensions.
     o = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale)
     return _to_map(o.reshape(*q.shape[:4], v.shape[-1]), size, query)

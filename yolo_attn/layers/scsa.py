@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._norm import group_norm
+from ._pasted import takes_pasted
 from ._precision import no_autocast
 from ._recording import at_least, is_recorded
 
@@ -60,6 +61,7 @@ class SCSA(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self,
         channels: int,

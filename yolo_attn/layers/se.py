@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pasted import takes_pasted
 
 
 class SE(nn.Module):
@@ -38,6 +39,7 @@ class SE(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, reduction: int = 16, bias: bool = False) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

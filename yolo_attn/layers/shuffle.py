@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import _checks as check
 from ._layout import like
 from ._norm import group_norm
+from ._pasted import takes_pasted
 
 
 class Shuffle(nn.Module):
@@ -42,6 +43,7 @@ class Shuffle(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, groups: int = 8) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

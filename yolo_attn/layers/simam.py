@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pasted import takes_pasted
 
 
 class SimAM(nn.Module):
@@ -39,6 +40,7 @@ class SimAM(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(self, channels: int, e_lambda: float = 1e-4) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

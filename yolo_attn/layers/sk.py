@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from . import _checks as check
 from ._norm import batch_norm, fold_norm
+from ._pasted import takes_pasted
 
 
 class SK(nn.Module):
@@ -50,6 +51,7 @@ class SK(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self, channels: int, kernels: Sequence[int] = (1, 3, 5, 7), reduction: int = 16, group: int = 1, L: int = 32
     ) -> None:

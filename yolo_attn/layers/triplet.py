@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import _checks as check
 from ._keys import RenamesKeys
 from ._norm import batch_norm, fold_norm
+from ._pasted import takes_pasted
 
 
 class _PlaneGate(nn.Module):
@@ -64,6 +65,7 @@ class Triplet(RenamesKeys, nn.Module):
         "ChannelGateH.spatial.": "cw.conv.", "ChannelGateW.spatial.": "hc.conv.", "SpatialGate.spatial.": "hw.conv."
     }  # fmt: skip
 
+    @takes_pasted
     def __init__(self, channels: int, no_spatial: bool = False) -> None:
         super().__init__()
         self.channels = check.integer("channels", channels)

@@ -243,8 +243,9 @@ def test_a_layer_that_sounds_alike_is_not_suggested(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("CBAMM", "CBAM"), ("cbam", "CBAM"), ("CBAM_Block", "CBAM"), ("SELayer", "SE"), ("CoordAttention", "CoordAtt"),
-        ("BiFromer", "BiFormer"), ("Criss_Cross", "CrissCross"), ("Cnov", "Conv"), ("C2F", "C2f"), ("nn.CBAM", "CBAM"),
+        ("CBAMM", "CBAM"), ("cbam", "CBAM"), ("Cbam_Block", "CBAM"), ("SE_Layer", "SE"),
+        ("Coord_Attention", "CoordAtt"), ("BiFromer", "BiFormer"), ("Criss_Cross", "CrissCross"),
+        ("Cnov", "Conv"), ("C2F", "C2f"), ("nn.CBAM", "CBAM"),
     ],
 )  # fmt: skip
 def test_a_slip_is(name: str, meant: str) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from ... import registry
 from ...errors import ArgumentError, RowError
 from ...graft import split_arguments
-from ...table import Layer, Namesake
+from ...layers import _pasted
+from ...table import Layer
 
 _LEAST_WIDTH = 64  # a smaller leading number is an argument, such as a reduction
 
@@ -81,13 +82,14 @@ def read(layer: Layer, name: str, args: Sequence[Any], source: Source) -> tuple[
     if dropped:
         ignored = ", ".join(map(str, dropped))
         said.append(f"{name} takes its width ({source.width}) from the row it reads; {ignored} ignored")
-    other = layer.namesake
-    if other and other.fits(positional) and keywords.keys().isdisjoint(other.arguments):
-        ours = _of_namesake(layer, other, name, positional)
-        (key, value), *_ = ours.items()
-        first = layer.arguments[0]
-        said.append(f"{value} is read as {key}, as in {other.usage}; write {{{first}: {value}}} for the other")
+    order = _pasted.find_order(layer.name, positional, source.width, len(dropped) > 1, in_row=True)
+    if order and keywords.keys().isdisjoint(order.arguments):
+        ours = _pasted.ours(layer.name, order, positional, layer.arguments, name)
+        if ours:
+            said.append(_order_of(layer, order, positional, ours))
         return [], {**ours, **keywords}, said
+    if doubt := _pasted.doubt(layer.name, positional, source.width, len(dropped) > 1, layer.arguments, name):
+        said.append(doubt)
     if positional and _is_width(positional[0]) and not _may_be_large(layer, bool(dropped)):
         raise RowError(_no_width(layer, name, positional, source))
     return positional, keywords, said
@@ -119,18 +121,13 @@ def _without_widths(positional: list[Any], source: Source) -> tuple[list[Any], l
     return positional, dropped
 
 
-def _of_namesake(layer: Layer, other: Namesake, name: str, positional: Sequence[Any]) -> dict[str, Any]:
-    """Return the arguments of a class of the same name, if this one has them all."""
-    given = dict(zip(other.arguments, positional, strict=False))
-    ours = {key: value for key, value in given.items() if key in layer.arguments}
-    if len(ours) == len(given):
-        return ours
-    extra = " and ".join(key for key in given if key not in ours)
-    write = [*ours.values()] or f"[{layer.arguments[0]}]"
-    raise RowError(
-        f"{name} takes {layer.arguments[0]} first and needs no {extra}; {positional} looks like {other.usage}: "
-        f"write {write}"
-    )
+def _order_of(layer: Layer, order: _pasted.Order, positional: Sequence[Any], ours: Mapping[str, Any]) -> str:
+    """Say how arguments in another class's order are read."""
+    values = ", ".join(map(str, positional))
+    if len(ours) == len(positional) == 1:
+        ((key, _),) = ours.items()
+        return f"{values} is read as {key}, as in {order.usage}; write {{{layer.arguments[0]}: {values}}} for the other"
+    return f"{values} is read as {_pasted.written(ours)}, as in {order.usage}"
 
 
 def _no_width(layer: Layer, name: str, positional: Sequence[Any], source: Source) -> str:

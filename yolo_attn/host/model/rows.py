@@ -189,7 +189,7 @@ class _Rows:
         if said:
             _tell_once(d, i, f"{place}: {'; '.join(said)}")
         out = getattr(layer.load(), "out_channels", None)
-        c2 = out(*bound) if out else width
+        c2 = int(out(*bound)) if out else width
         if n > _MOST_REPEATS:
             raise RowError(f"{place}: {name} is repeated {n} times; {_MOST_REPEATS} are allowed")
         if (n > 1 or gate) and c2 != width:
@@ -225,10 +225,12 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
             elif name.startswith("nn.") and name[3:] in ours:
                 raise UnknownLayerError(f"{place}: unknown module {name!r}; did you mean {name[3:]!r}?")
             elif name not in host and not name.startswith(("nn.", "torchvision.ops.")):
-                modules = [k for k, v in host.items() if isinstance(v, type) and hasattr(v, "forward")]
                 readings = explain_compound(row, index, host)
                 if readings:
                     raise UnknownLayerError(f"{place}: {readings}")
+                modules = [
+                    k for k, v in host.items() if k not in ours and isinstance(v, type) and hasattr(v, "forward")
+                ]
                 raise UnknownLayerError(f"{place}: unknown module {name!r}{registry.hint(name, modules)}")
             if name not in ours:
                 has_inside = _has_inside(row, place) or has_inside
