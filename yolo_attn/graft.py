@@ -42,7 +42,7 @@ def graft(model: Mapping[str, Any], layer: str, at: str | int | Sequence[str | i
 
     Args:
         model: A model dictionary with ``backbone`` and ``head``; it is not changed.
-        layer: YAML name or alias of the layer.
+        layer: YAML name or alias of the layer, or ``timm-<name>`` for a layer of timm.
         at: A place, or several: ``"backbone"`` (after its last row), ``"stages"`` (after the last row of each backbone
             stage from P2 on), ``"neck"`` (after each row that feeds the head), one level of them
             (``"backbone-p4"``, ``"neck-p3"``), or the index of a row to insert after.
@@ -76,10 +76,10 @@ def plan(
     """Return the rows that ``graft_all`` inserts after each row of a model."""
     rows: dict[int, list[list[Any]]] = {}
     for layer, at, args in grafts:
-        name = registry.find(layer).name
+        name, given = registry.row_of(layer)
         places = [at] if isinstance(at, (str, int)) else at
         for index in sorted({index for place in places for index in find_rows(model, place)}):
-            rows.setdefault(index, []).append([-1, 1, name, list(args)])
+            rows.setdefault(index, []).append([-1, 1, name, [*given, *args]])
     return dict(sorted(rows.items()))
 
 
@@ -236,7 +236,7 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
         name: Name without ``.yaml``, such as ``yolo26n-seg-biformer-neck``; an alias may stand for the slug.
 
     Returns:
-        Base, YAML name of the layer, place (``"backbone"`` if none is named).
+        Base, YAML name of the layer or ``timm-<name>``, place (``"backbone"`` if none is named).
 
     Example:
         >>> split_name("yolo26n-seg-biformer-neck")
@@ -246,7 +246,7 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
     for slug, layer in registry.slugs().items():
         pattern = rf"(.+)-{re.escape(slug)}(?:-(backbone|stages|neck|(?:backbone|neck)-p[1-9]))?"
         if match := re.fullmatch(pattern, name, re.IGNORECASE):
-            readings.append((match[1], layer.name, (match[2] or "backbone").lower()))
+            readings.append((match[1], layer.slug if layer.given else layer.name, (match[2] or "backbone").lower()))
     return sorted(readings, key=lambda reading: -len(reading[0]))
 
 

@@ -18,7 +18,7 @@ from .errors import (
 )
 from .layers._checks import plain
 from .layers._pasted import WIDTHS
-from .table import TABLE, Layer
+from .table import TABLE, TIMM, TIMM_SLUGS, Layer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +34,7 @@ _ELSEWHERE = {
 # A layer with more parameters than this (2 GiB in float32) is a slip in a row.
 _MOST_PARAMETERS = 2**29
 
+BUILT_IN = (*TABLE, TIMM)
 _USER_LAYERS: dict[str, Layer] = {}
 _observers: list[Callable[[], None]] = []
 
@@ -46,7 +47,7 @@ def observe(callback: Callable[[], None]) -> None:
 
 def layers() -> tuple[Layer, ...]:
     """Return all rows: the built-in ones, then the user's in order of registration."""
-    return TABLE + tuple(_USER_LAYERS.values())
+    return BUILT_IN + tuple(_USER_LAYERS.values())
 
 
 def names() -> dict[str, Layer]:
@@ -78,8 +79,9 @@ def list_layers() -> list[str]:
 
 def slugs() -> dict[str, Layer]:
     """Map everything that stands for a layer in a model's name, in lower case, to its row."""
-    found = {name.lower(): layer for name, layer in names().items()}
-    return {**found, **{layer.slug: layer for layer in reversed(layers())}}
+    rows = [layer for layer in (*layers(), *TIMM_SLUGS) if layer is not TIMM]  # which needs a name
+    found = {name.lower(): layer for name, layer in names().items() if layer is not TIMM}
+    return {**found, **{layer.slug: layer for layer in reversed(rows)}}
 
 
 def find(name: str) -> Layer:
@@ -94,6 +96,20 @@ def find(name: str) -> Layer:
     return known[name]
 
 
+def row_of(name: str) -> tuple[str, list[Any]]:
+    """Return module and first arguments of the row of a YAML name, an alias or the slug of a layer of timm.
+
+    Raises:
+        UnknownLayerError: If no layer has that name.
+
+    Example:
+        >>> row_of("timm-eca")
+        ('TimmAttention', ['eca'])
+    """
+    layer = next((layer for layer in TIMM_SLUGS if layer.slug == name.lower()), None) or find(name)
+    return layer.name, list(layer.given)
+
+
 def hint(name: str, others: Iterable[str] = ()) -> str:
     """Return what to say about a name that is no layer: what may be meant, what there is, how to add one.
 
@@ -102,7 +118,8 @@ def hint(name: str, others: Iterable[str] = ()) -> str:
         others: Names of other modules that may be meant.
     """
     word = str(name)
-    meant = _ELSEWHERE.get(word.lower()) or mistyped(word, [*names(), *others]) or "."
+    timm = next((f"; write TimmAttention, {[*row.given]}." for row in TIMM_SLUGS if row.slug == word.lower()), "")
+    meant = timm or _ELSEWHERE.get(word.lower()) or mistyped(word, [*names(), *others]) or "."
     own = word if word.isidentifier() else "MyLayer"
     return (
         f"{meant} Layers of yolo-attn: {', '.join(list_layers())}. For a layer of your own, call "
@@ -129,19 +146,35 @@ def bind(name: str, channels: Any, args: Sequence[Any] = (), kwargs: Mapping[str
     if len(args) > len(parameters):
         raise ArgumentError(f"{usage} takes at most {len(parameters)} arguments; got {len(args)}: {list(args)}")
     given = dict(zip((p.name for p in parameters), args, strict=False))
+    gathered: dict[str, Any] = {}
     for key, value in without_widths(layer, kwargs or {}, (channels,)).items():
         if key == "channels":
             raise ArgumentError(f"{usage}: 'channels' is taken from the row it reads; leave it out")
         if key not in [p.name for p in parameters]:
+            if layer.gathers:
+                gathered[key] = value
+                continue
             raise ArgumentError(f"{usage} has no argument {key!r}{nearest(str(key), [p.name for p in parameters])}")
         if key in given:
             raise ArgumentError(f"{usage}: {key!r} is given twice, as {given[key]!r} and as {value!r}")
         given[key] = value
+    if gathered:
+        given[layer.gathers] = _joined(usage, given.get(layer.gathers), gathered)
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in given]
     if missing:
         raise ArgumentError(f"{usage} needs {', '.join(map(repr, missing))}")
     last = max((i for i, p in enumerate(parameters) if p.name in given), default=-1)
     return [channels, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
+
+
+def _joined(usage: str, said: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping of arguments with further ones given beside it."""
+    if said is not None and not isinstance(said, Mapping):
+        raise ArgumentError(f"{usage}: {said!r} must be a mapping, for {', '.join(map(repr, more))} go with it")
+    known = dict(said or {})
+    for key in [key for key in more if key in known]:
+        raise ArgumentError(f"{usage}: {key!r} is given twice, as {known[key]!r} and as {more[key]!r}")
+    return {**known, **more}
 
 
 def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import LayerFileError
 from .layers._pasted import accept_width_keywords
+from .layers._timm import NAMES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +42,8 @@ class Namesake:
 class Layer:
     """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``).
 
-    ``registered`` is the class of a user's own layer.
+    ``registered`` is the class of a user's own layer. ``given`` are the arguments that the slug stands for, and
+    ``gathers`` names the argument, a mapping, that takes the keywords which are no arguments of the class.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Layer:
     arxiv: str = ""
     namesake: Namesake | None = None
     registered: type[nn.Module] | None = None
+    given: tuple[Any, ...] = ()
+    gathers: str = ""
 
     def load(self) -> type[nn.Module]:
         """Import and return the class.
@@ -84,7 +88,8 @@ class Layer:
 
     def parameters(self) -> list[inspect.Parameter]:
         """Return the constructor's parameters in YAML order, without the width."""
-        return list(inspect.signature(self.load()).parameters.values())[1:]
+        parameters = list(inspect.signature(self.load()).parameters.values())[1:]
+        return [p for p in parameters if not (self.gathers and p.kind is p.VAR_KEYWORD)]
 
 
 def _layer(
@@ -243,3 +248,14 @@ TABLE: tuple[Layer, ...] = (
     ),
 )
 # fmt: on
+# Not a paper but a way to many: a slug for each name of timm's that may be used.
+TIMM = Layer(
+    "TimmAttention",
+    "yolo_attn.layers.timm_attention:TimmAttention",
+    "timm-<name>",
+    arguments=("name", "options"),
+    paper="PyTorch Image Models (timm), any of its attention layers by name",
+    year=2019,
+    gathers="options",
+)
+TIMM_SLUGS: tuple[Layer, ...] = tuple(replace(TIMM, slug=f"timm-{name}", given=(name,)) for name in NAMES)

@@ -11,15 +11,15 @@ def __getattr__(name: str) -> Any:
 
         return regional_routing_attention
     if not name.startswith("_"):
-        from ..registry import TABLE
+        from ..registry import BUILT_IN
 
-        for layer in TABLE:
+        for layer in BUILT_IN:
             if name in (layer.name, *layer.aliases):
                 return layer.load()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    from ..registry import TABLE
+    from ..registry import BUILT_IN
 
-    return sorted([*(layer.name for layer in TABLE), "regional_routing_attention"])
+    return sorted([*(layer.name for layer in BUILT_IN), "regional_routing_attention"])

@@ -25,6 +25,7 @@ from torch import nn
 from ... import registry
 from ...errors import CheckpointError
 from ...layers.gated import Gated
+from .. import names
 from ..opening import is_restricted
 from .ours import is_attention, repeats
 
@@ -57,6 +58,8 @@ def torch_safe_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def torch_safe_load(weight: Any, *args: Any, **kwargs: Any) -> Any:
         restricted = (args[0] if args else kwargs.get("safe_only")) or is_restricted()
+        if restricted and any(b"ctimm." in text for text in _pickles(weight)):
+            names.allow_parts_of_timm()
         missing = [] if restricted else _missing(weight)  # what restricted loading does not know, it refuses
         # For a missing module the host would ask pip for a package of its name.
         early = missing if any(not _module(module) for module, _ in missing) else []
@@ -151,14 +154,17 @@ def refusal(file: Any, lost: Sequence[str]) -> CheckpointError:
 
 def _missing(weight: Any) -> list[tuple[str, str]]:
     """Return module and name of what a checkpoint file names of the host and the host has not."""
-    try:
-        with zipfile.ZipFile(Path(str(weight))) as archive:
-            pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
-    except (OSError, zipfile.BadZipFile):
-        return []  # not here or not of this form: the host says so
-    named = sorted({(m.decode(), n.decode()) for text in pickles for m, n in _NAMED.findall(text)})
+    named = sorted({(m.decode(), n.decode()) for text in _pickles(weight) for m, n in _NAMED.findall(text)})
     # The host itself maps its old package ultralytics.yolo.
     return [(m, n) for m, n in named if not m.startswith("ultralytics.yolo.") and not hasattr(_module(m), n)]
+
+
+def _pickles(weight: Any) -> list[bytes]:
+    try:
+        with zipfile.ZipFile(Path(str(weight))) as archive:
+            return [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+    except (OSError, zipfile.BadZipFile):
+        return []  # not here or not of this form: the host says so
 
 
 def _module(name: str) -> ModuleType | None:
