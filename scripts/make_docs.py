@@ -33,6 +33,7 @@ def render(page: Path) -> str:
 def sections(chinese: bool = False) -> dict[str, str]:
     """Return the text of every generated part by its marker."""
     parts = {"layers": listing.markdown(), "names": names(chinese), "count": str(len(registry.TABLE))}
+    parts["timm"] = listing.timm_markdown()
     parts["differences"] = differences(chinese)
     tables = {
         "demo": demo_chinese if chinese else demo,

@@ -7,14 +7,18 @@ from typing import Any
 
 import yaml
 
+from .layers._timm import NAMES, REFUSED
 from .registry import layers, usage_of
-from .table import TABLE
+from .table import TABLE, TIMM
 
 
 def text() -> str:
     """Return the table for a terminal: a row of every layer to paste into a YAML, its aliases and its defaults."""
     lines = []
     for layer in layers():
+        if layer is TIMM:
+            lines += _timm()
+            continue
         parameters = layer.parameters()
         required = ", ".join(p.name for p in parameters if p.default is p.empty)
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -24,6 +28,17 @@ def text() -> str:
         if defaults:
             lines.append(f"  # defaults: {_as_yaml(defaults)}")
     return "\n".join(lines)
+
+
+def _timm() -> list[str]:
+    """Return the row of a layer of timm, the names that may stand in it, and why the others may not."""
+    first = next(iter(NAMES))
+    return [
+        f"- [-1, 1, {TIMM.name}, [{first}]]",
+        f"  # timm's layers by name: {', '.join(NAMES)}",
+        f"  # with the arguments of timm's constructor: [{first}, {{rd_ratio: 0.25}}]; in model names: timm-{first}",
+        *(f"  # not {name}: {reason}" for name, reason in REFUSED.items()),
+    ]
 
 
 def _as_yaml(values: Mapping[str, Any]) -> str:
@@ -41,4 +56,12 @@ def markdown() -> str:
         parameters = layer.parameters()
         aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
         rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {layer.cited()} | `{usage_of(parameters)}` |")
+    return "\n".join(rows)
+
+
+def timm_markdown() -> str:
+    """Return the table of timm's layers of docs/layers.md."""
+    rows = ["| in a row | in model names | what it is |", "|---|---|---|"]
+    rows += [f"| `[{name}]` | `timm-{name}` | {what} |" for name, what in NAMES.items()]
+    rows += [f"| `{name}`: no | - | {reason} |" for name, reason in REFUSED.items()]
     return "\n".join(rows)

@@ -46,6 +46,7 @@ UNUSED: dict[str, tuple[str, ...]] = {
     "ge": ("norm_layer", *_OF_AN_MLP),
     "gc": ("init_last_zero",),
     "gca": ("init_last_zero", "gate_layer"),
+    "lcbam": ("gate_layer",),
     "lambda": ("qk_ratio",),
 }
 

@@ -7,18 +7,21 @@ is trained with the running statistics of a batch norm (timm: an error). ``ge`` 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, nearest
+from ..errors import ArgumentError, LayerFileError, nearest
 from . import _checks as check
+from ._layout import like
 from ._norm import Norm, fold_norm
 from ._timm import ACTIVATIONS, NAMES, OPTIONS, SAID, STARTS_AS_IDENTITY, UNUSED, checked, timm_name
 
@@ -76,7 +79,7 @@ class TimmAttention(nn.Module):
         for norm in norms:  # the variance of a single value is undefined: the running statistics stand in
             norm.eval()
         try:
-            return self.layer(x)
+            return like(self.layer(x), x)
         finally:
             for norm in norms:
                 norm.train()
@@ -89,19 +92,21 @@ class TimmAttention(nn.Module):
                 if hasattr(module, linear) and hasattr(module, norm) and isinstance(act, (type(None), nn.Identity)):
                     fold_norm(module, linear, norm)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        # Channels last knows four axes; the kernel of ``lambda`` has a fifth, of length 1.
+        return super()._apply(lambda t: fn(t[..., 0])[..., None] if t.dim() == 5 else fn(t), recurse)
+
     def extra_repr(self) -> str:
         said = "".join(f", {key}={value!r}" for key, value in (self.options or {}).items())
         return f"channels={self.channels!r}, name={self.name!r}{said}"
 
     def _build(self) -> nn.Module:
-        from timm.layers import get_act_layer, get_norm_layer
-        from timm.layers.create_attn import create_attn
-
-        classes = {"act_layer": get_act_layer, "norm_layer": get_norm_layer}
+        timm = _timm()
+        classes = {"act_layer": timm.get_act_layer, "norm_layer": timm.get_norm_layer}
         given = {**SAID.get(self.name, {}), **(self.options or {})}
         given = {key: classes[key](value) if key in classes else value for key, value in given.items()}
         try:
-            return create_attn(self.name, self.channels, **given)
+            return timm.create_attn(self.name, self.channels, **given)
         except Exception as error:  # timm asserts, mostly without words
             raise ValueError(f"{self._said()} cannot be built: {_text(error)}") from error
 
@@ -125,12 +130,25 @@ class TimmAttention(nn.Module):
         return f"TimmAttention({self.extra_repr()})"
 
 
+def _timm() -> ModuleType:
+    """Import and return ``timm.layers``, which takes a second or two.
+
+    Raises:
+        LayerFileError: If it cannot be imported.
+    """
+    try:
+        return importlib.import_module("timm.layers")
+    except Exception as error:  # a damaged installation raises anything
+        raise LayerFileError(
+            f"TimmAttention needs timm, which cannot be imported: {type(error).__name__}: {error}. "
+            "Mend it: pip install --upgrade timm"
+        ) from error
+
+
 def parts() -> set[type[nn.Module]]:
     """Return timm's classes that layers are built of, whatever their arguments."""
-    from timm.layers import create_act_layer
-
     with torch.device("meta"):
-        built = [TimmAttention(8, name) for name in NAMES] + [create_act_layer(name) for name in ACTIVATIONS]
+        built = [TimmAttention(8, name) for name in NAMES] + [_timm().create_act_layer(name) for name in ACTIVATIONS]
     built = [*built, TimmAttention(8, "ela", norm_layer="layernorm2d")]
     return {type(m) for module in built for m in module.modules() if type(m).__module__.startswith("timm.")}
 
@@ -162,9 +180,7 @@ def _options(name: str, options: Any, keywords: Mapping[str, Any]) -> dict[str, 
 
 def _defaults(name: str) -> dict[str, Any]:
     """Return the arguments of timm's constructor, but for the width, with what they are if nobody says them."""
-    from timm.layers.create_attn import get_attn
-
-    found = get_attn(name)  # a class, or a partial of one
+    found = _timm().get_attn(name)  # a class, or a partial of one
     parameters = [*inspect.signature(getattr(found, "func", found)).parameters.values()][1:]
     said = {**getattr(found, "keywords", {}), **SAID.get(name, {})}
     return {p.name: said.get(p.name, p.default) for p in parameters if p.kind is not p.VAR_KEYWORD}
