@@ -102,6 +102,17 @@ def test_a_row_that_cannot_work_says_why(row: list, said: str) -> None:
         model(row)
 
 
+def test_the_rows_of_the_docs_build() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "layers.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.S) if "Timm" in block]
+    built = [model(row[3]).model[10].extra_repr() for row in yaml.safe_load(block)]
+    assert [said.partition("name=")[2] for said in built] == [
+        "'eca'",
+        "'se', rd_ratio=0.25",
+        "'coord', act_layer='silu'",
+    ]
+
+
 @pytest.mark.parametrize("scale", "nsmlx")
 def test_every_layer_builds_at_every_scale(scale: str) -> None:
     config = tasks.yaml_model_load(f"yolov8{scale}.yaml")
