@@ -49,6 +49,7 @@ def test_aliases_and_plain_imports_give_the_class() -> None:
 
 
 def test_create_takes_positional_and_keyword_arguments() -> None:
+    assert yolo_attn.create(name="CBAM", channels=64).channels == 64
     layer = yolo_attn.create("CBAM", 64, 8, kernel_size=5)
     assert "reduction=8" in layer.extra_repr() and "kernel_size=5" in layer.extra_repr()
 

@@ -223,11 +223,11 @@ def usage_of(parameters: Sequence[inspect.Parameter]) -> str:
     return ", ".join(str(p.replace(annotation=p.empty)) for p in parameters)
 
 
-def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+def create(layer: str | None = None, /, channels: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
     """Build a layer by name.
 
     Args:
-        name: YAML name or alias, such as ``"CBAM"``.
+        layer: YAML name or alias, such as ``"CBAM"``; ``name=`` may say it.
         channels: Width C of the map the layer will see.
         *args: The layer's other arguments in YAML order.
         **kwargs: The same by keyword. The width may go by the names that other versions use, such as ``dim``.
@@ -243,12 +243,12 @@ def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) ->
     Example:
         >>> layer = create("CBAM", 256, kernel_size=5)
     """
-    layer = find(name)
+    row = find(kwargs.pop("name", "") if layer is None else layer)  # an argument of a layer may be called name
     if channels is None:
-        channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*layer.arguments}), None)
-    arguments = bind(name, channels, args, kwargs)
-    refuse_giants(layer, arguments)
-    return layer.load()(*arguments)
+        channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*row.arguments}), None)
+    arguments = bind(row.name, channels, args, kwargs)
+    refuse_giants(row, arguments)
+    return row.load()(*arguments)
 
 
 def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:

@@ -134,6 +134,8 @@ def test_arguments_reach_timm_by_mapping_and_by_keyword() -> None:
         TimmAttention(channels=64, name="se", options={"rd_ratio": 0.25}),
         TimmAttention(dim=64, name="se", rd_ratio=0.25),
         yolo_attn.create("TimmAttention", 64, "se", rd_ratio=0.25),
+        yolo_attn.create("TimmAttention", 64, name="se", rd_ratio=0.25),
+        yolo_attn.create("TimmAttention", dim=64, name="se", options={"rd_ratio": 0.25}),
         yolo_attn.create("TimmAttention", 64, "se", {"rd_ratio": 0.25}),
         yolo_attn.create("TimmAttention", 64, "SE", options={"rd_ratio": 0.25}),
     )

@@ -94,7 +94,7 @@ class TimmAttention(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         # Channels last knows four axes; the kernel of ``lambda`` has a fifth, of length 1.
-        return super()._apply(lambda t: fn(t[..., 0])[..., None] if t.dim() == 5 else fn(t), recurse)
+        return super()._apply(lambda t: fn(t[..., 0])[..., None] if t.shape[4:] == (1,) else fn(t), recurse)
 
     def extra_repr(self) -> str:
         said = "".join(f", {key}={value!r}" for key, value in (self.options or {}).items())
