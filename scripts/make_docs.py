@@ -35,6 +35,7 @@ def sections(chinese: bool = False) -> dict[str, str]:
     """Return the text of every generated part by its marker."""
     parts = {"layers": listing.markdown(), "names": names(chinese), "count": str(len(registry.TABLE))}
     parts["holders"] = ", ".join(f"`{name}`" for name in HOLDERS) + "."
+    parts["timm"] = listing.timm_markdown()
     parts["differences"] = differences(chinese)
     parts["pasted"] = listing.pasted()
     tables = {

@@ -25,8 +25,18 @@ from yolo_attn.registry import Layer
 
 WIDTH = 32
 SIZES = [(9, 13), (16, 12)]
+
+
+def label(layer: Layer) -> str:
+    return layer.slug if layer.given else layer.name
+
+
 pytestmark = pytest.mark.usefixtures("form")
-NAMES = pytest.mark.parametrize("layer", registry.TABLE, ids=lambda layer: layer.name)
+NAMES = pytest.mark.parametrize(
+    "layer",
+    (*registry.TABLE, *registry.TIMM_SLUGS),
+    ids=lambda layer: label(layer),
+)
 
 # Parameters whose gradient is zero by algebra: softmax ignores what it adds to every logit of a row, batch norm
 # subtracts what comes right before it.
@@ -77,13 +87,14 @@ CLASS_PATHS = {
     "PSA_p": "yolo_attn.layers.psa:PSA_p",
     "PSA_s": "yolo_attn.layers.psa:PSA_s",
     "GC": "yolo_attn.layers.gc:GC",
+    "TimmAttention": "yolo_attn.layers.timm_attention:TimmAttention",
 }
 
 
 def build(layer: Layer, width: int = WIDTH, seed: int = 0) -> nn.Module:
     """Return the layer with default arguments; gates that start at zero are opened so that nothing hides."""
     torch.manual_seed(seed)
-    return open_gates(registry.create(layer.name, width))
+    return open_gates(registry.create(layer.name, width, *layer.given))
 
 
 @NAMES
@@ -112,7 +123,7 @@ def test_size_may_change_between_calls(layer: Layer) -> None:
 def test_every_parameter_gets_a_gradient_and_moves_within_two_steps(layer: Layer) -> None:
     torch.manual_seed(0)
     width = 128  # hidden layers of several units: not all of them start dead behind a ReLU
-    module = registry.create(layer.name, width).train()
+    module = registry.create(layer.name, width, *layer.given).train()
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
     if not start:
         pytest.skip("no parameters")
@@ -124,16 +135,16 @@ def test_every_parameter_gets_a_gradient_and_moves_within_two_steps(layer: Layer
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None, f"{name} takes no part: data-parallel training would stop"
         optimizer.step()
-    zero = ZERO_GRADIENT.get(layer.name, "$^")
+    zero = ZERO_GRADIENT.get(label(layer), "$^")
     still = [n for n, p in module.named_parameters() if torch.equal(p, start[n]) and not re.fullmatch(zero, n)]
     assert not still
 
 
 @NAMES
 def test_zero_gradient_list_names_real_parameters(layer: Layer) -> None:
-    if layer.name in ZERO_GRADIENT:
+    if label(layer) in ZERO_GRADIENT:
         names = [name for name, _ in build(layer).named_parameters()]
-        assert any(re.fullmatch(ZERO_GRADIENT[layer.name], name) for name in names)
+        assert any(re.fullmatch(ZERO_GRADIENT[label(layer)], name) for name in names)
 
 
 @NAMES
@@ -200,7 +211,9 @@ def test_onnx_export_equals_eager_at_two_sizes(layer: Layer) -> None:
 
 @NAMES
 def test_arguments_are_those_of_the_registry(layer: Layer) -> None:
-    parameters = inspect.signature(layer.load()).parameters
+    parameters = dict(inspect.signature(layer.load()).parameters)
+    if layer.gathers:
+        assert parameters.popitem()[1].kind is inspect.Parameter.VAR_KEYWORD
     assert list(parameters) == ["channels", *layer.arguments]
     assert all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
     assert all(p.default is not p.empty for name, p in parameters.items() if name != "channels")
@@ -210,14 +223,14 @@ def test_arguments_are_those_of_the_registry(layer: Layer) -> None:
 @pytest.mark.parametrize("bad", [0, -8, 2.5, "64", True, None], ids=repr)
 def test_bad_width_raises_and_is_quoted(layer: Layer, bad: object) -> None:
     with pytest.raises(ValueError, match=rf"channels={re.escape(repr(bad))}"):
-        registry.create(layer.name, bad)
+        registry.create(layer.name, bad, *layer.given)
 
 
 @NAMES
 def test_bad_arguments_raise_and_are_named(layer: Layer) -> None:
     for name in layer.arguments:
         with pytest.raises(ValueError, match=rf"{name}\b.*nonsense"):
-            registry.create(layer.name, WIDTH, **{name: "nonsense"})
+            layer.load()(WIDTH, **{**dict(zip(layer.arguments, layer.given, strict=False)), name: "nonsense"})
 
 
 @NAMES
@@ -243,4 +256,4 @@ def test_repr_shows_the_arguments(layer: Layer) -> None:
 
 def test_class_paths_are_frozen() -> None:
     # They are written into every checkpoint: a moved class makes users' files unreadable.
-    assert {layer.name: layer.path for layer in registry.TABLE} == CLASS_PATHS
+    assert {layer.name: layer.path for layer in registry.BUILT_IN} == CLASS_PATHS

@@ -76,6 +76,7 @@ CLASSES = {
     "shuffle.Shuffle",
     "simam.SimAM",
     "sk.SK",
+    "timm_attention.TimmAttention",
     "triplet._PlaneGate",
     "triplet.Triplet",
 }
@@ -148,7 +149,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def test_every_layer_is_frozen_plain_and_gated() -> None:
-    for layer in registry.TABLE:
+    for layer in registry.BUILT_IN:
         rows = [arguments for name, arguments in make.CASES.values() if name == layer.name]
         starts_as_identity = getattr(layer.load(), "starts_as_identity", False)
         assert any("gate" not in row for row in rows), layer.name

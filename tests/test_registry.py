@@ -14,6 +14,7 @@ from torch import nn
 import yolo_attn
 from yolo_attn import listing, registry
 from yolo_attn.errors import ArgumentError, RegistrationError, UnknownLayerError
+from yolo_attn.layers._timm import NAMES, REFUSED
 
 
 class Mine(nn.Module):
@@ -48,6 +49,7 @@ def test_aliases_and_plain_imports_give_the_class() -> None:
 
 
 def test_create_takes_positional_and_keyword_arguments() -> None:
+    assert yolo_attn.create(name="CBAM", channels=64).channels == 64
     layer = yolo_attn.create("CBAM", 64, 8, kernel_size=5)
     assert "reduction=8" in layer.extra_repr() and "kernel_size=5" in layer.extra_repr()
 
@@ -212,11 +214,32 @@ def test_the_listing_can_be_pasted() -> None:
     rows = yaml.safe_load(text)
     assert [row[2] for row in rows] == yolo_attn.list_layers()
     defaults = [yaml.safe_load(line.split("defaults:")[1]) for line in text.splitlines() if "# defaults:" in line]
-    with_defaults = [row for row in rows if registry.find(row[2]).arguments]
+    with_defaults = [row for row in rows if registry.find(row[2]).arguments and row[2] != "TimmAttention"]
     for (_, _, name, args), given in zip(with_defaults, defaults, strict=True):
         plain, full = yolo_attn.create(name, 64, *args), yolo_attn.create(name, 64, **given)
         assert str(plain).replace("[", "(").replace("]", ")") == str(full).replace("[", "(").replace("]", ")")
         assert list(given) == list(registry.find(name).arguments)
+
+
+def test_the_listing_says_which_layers_of_timm_there_are_and_why_not_the_others() -> None:
+    text = listing.text()
+    row = yaml.safe_load(text)[-1]
+    assert yolo_attn.create(row[2], 64, *row[3]).name == "se"
+    assert f"# timm's layers by name: {', '.join(NAMES)}\n" in text
+    assert all(f"# not {name}: {reason}" in text for name, reason in REFUSED.items())
+    assert text.count("TimmAttention") == 1
+
+
+def test_a_slug_of_timm_is_no_row_and_says_what_is_one() -> None:
+    assert registry.row_of("timm-ECA") == ("TimmAttention", ["eca"])
+    assert registry.row_of("CBAMBlock") == ("CBAM", [])
+    for name in ("timm-halo", "timm", "timm-"):
+        with pytest.raises(UnknownLayerError, match=f"unknown layer '{name}'"):
+            registry.row_of(name)
+    with pytest.raises(
+        UnknownLayerError, match=r"'timm-eca'; write TimmAttention, \['eca'\]\. Layers of yolo-attn: SE"
+    ):
+        yolo_attn.create("timm-eca", 64)
 
 
 def test_cloattention_registers_its_parameters_in_the_official_order() -> None:

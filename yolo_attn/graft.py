@@ -46,7 +46,7 @@ def graft(model: Mapping[str, Any], layer: str, at: str | int | Sequence[str | i
 
     Args:
         model: A model dictionary with ``backbone`` and ``head``; it is not changed.
-        layer: YAML name or alias of the layer.
+        layer: YAML name or alias of the layer, or ``timm-<name>`` for a layer of timm.
         at: A place, or several: ``"backbone"`` (after its last row), ``"stages"`` (after the last row of each backbone
             stage from P2 on), ``"neck"`` (after each row that feeds the head), one level of them
             (``"backbone-p4"``, ``"neck-p3"``), the index of a row to insert after, or ``"blocks"``
@@ -77,7 +77,7 @@ def graft_all(model: Mapping[str, Any], grafts: Iterable[Graft]) -> Model:
 def plan(model: Mapping[str, Any], grafts: Iterable[Graft]) -> dict[int, list[list[Any]]]:
     """Return the rows that ``graft_all`` inserts after each row of a model."""
     rows: dict[int, list[list[Any]]] = {}
-    for name, places, args in _by_place(grafts):
+    for name, args, places in _by_place(grafts):
         found = {index for place in places if place not in BLOCK_PLACES for index in find_rows(model, place)}
         for index in sorted(found):
             rows.setdefault(index, []).append([-1, 1, name, list(args)])
@@ -91,7 +91,7 @@ def fill(model: Mapping[str, Any], grafts: Iterable[Graft]) -> Model:
         RowError: If a part of the model has no block with bottlenecks, or one of them has attention inside.
     """
     result = copy.deepcopy(dict(model))
-    for name, places, args in _by_place(grafts):
+    for name, args, places in _by_place(grafts):
         for place in places:
             if place in BLOCK_PLACES:
                 for part, number in _holders(result, str(place)):
@@ -103,9 +103,11 @@ def fill(model: Mapping[str, Any], grafts: Iterable[Graft]) -> Model:
     return result
 
 
-def _by_place(grafts: Iterable[Graft]) -> Iterator[tuple[str, Sequence[str | int], Sequence[Any]]]:
+def _by_place(grafts: Iterable[Graft]) -> Iterator[tuple[str, list[Any], Sequence[str | int]]]:
+    """Yield module, arguments and places of each graft."""
     for layer, at, args in grafts:
-        yield registry.find(layer).name, [at] if isinstance(at, (str, int)) else at, args
+        name, given = registry.row_of(layer)
+        yield name, [*given, *args], [at] if isinstance(at, (str, int)) else at
 
 
 def _holders(model: Mapping[str, Any], place: str) -> list[tuple[str, int]]:
@@ -278,7 +280,7 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
         name: Name without ``.yaml``, such as ``yolo26n-seg-biformer-neck``; an alias may stand for the slug.
 
     Returns:
-        Base, YAML name of the layer, place (``"backbone"`` if none is named).
+        Base, YAML name of the layer or ``timm-<name>``, place (``"backbone"`` if none is named).
 
     Example:
         >>> split_name("yolo26n-seg-biformer-neck")
@@ -288,7 +290,7 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
     for slug, layer in registry.slugs().items():
         pattern = rf"(.+)-{re.escape(slug)}(?:-({PLACE}))?"
         if match := re.fullmatch(pattern, name, re.IGNORECASE):
-            readings.append((match[1], layer.name, (match[2] or "backbone").lower()))
+            readings.append((match[1], layer.slug if layer.given else layer.name, (match[2] or "backbone").lower()))
     return sorted(readings, key=lambda reading: -len(reading[0]))
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
+from .layers._timm import NAMES, REFUSED
 from .registry import broken, layers, problems, usage_of
-from .table import TABLE
+from .table import TABLE, TIMM
 
 
 def text() -> str:
@@ -19,6 +20,9 @@ def text() -> str:
     lines = []
     gone = broken()
     for layer in layers():
+        if layer is TIMM:
+            lines += _timm()
+            continue
         if layer.name in gone:
             continue
         parameters = layer.parameters()
@@ -33,6 +37,17 @@ def text() -> str:
             lines.append(f"  # from {layer.source}")
     lines += [f"# {' '.join(str(problem).split())}" for problem in (*gone.values(), *problems())]
     return "\n".join(lines)
+
+
+def _timm() -> list[str]:
+    """Return the row of a layer of timm, the names that may stand in it, and why the others may not."""
+    first = next(iter(NAMES))
+    return [
+        f"- [-1, 1, {TIMM.name}, [{first}]]",
+        f"  # timm's layers by name: {', '.join(NAMES)}",
+        f"  # with the arguments of timm's constructor: [{first}, {{rd_ratio: 0.25}}]; in model names: timm-{first}",
+        *(f"  # not {name}: {reason}" for name, reason in REFUSED.items()),
+    ]
 
 
 def _as_yaml(values: Mapping[str, Any]) -> str:
@@ -64,4 +79,12 @@ def pasted() -> str:
         others = ", ".join(f"`{name}`" for name in (*layer.aliases, *layer.pasted))
         if others:
             rows.append(f"| {others} | `{layer.name}` |")
+    return "\n".join(rows)
+
+
+def timm_markdown() -> str:
+    """Return the table of timm's layers of docs/layers.md."""
+    rows = ["| in a row | in model names | what it is |", "|---|---|---|"]
+    rows += [f"| `[{name}]` | `timm-{name}` | {what} |" for name, what in NAMES.items()]
+    rows += [f"| `{name}`: no | - | {reason} |" for name, reason in REFUSED.items()]
     return "\n".join(rows)

@@ -21,7 +21,7 @@ from .layers import _pasted
 from .layers._checks import plain
 from .layers._pasted import WIDTHS, Bound
 from .plugins import Plugin, Problem, usage_of
-from .table import ELSEWHERE, TABLE, Layer
+from .table import ELSEWHERE, TABLE, TIMM, TIMM_SLUGS, Layer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 # A layer with more parameters than this (2 GiB in float32) is a slip in a row.
 _MOST_PARAMETERS = 2**29
 
-_BUILT_IN = {name: layer for layer in TABLE for name in (layer.name, *layer.aliases, *layer.pasted)}
+BUILT_IN = (*TABLE, TIMM)
+_BUILT_IN = {name: layer for layer in BUILT_IN for name in (layer.name, *layer.aliases, *layer.pasted)}
 _USER_LAYERS: dict[str, Layer] = {}
 _left: frozenset[str] = frozenset()
 _observers: list[Callable[[], None]] = []
@@ -44,7 +45,7 @@ def observe(callback: Callable[[], None]) -> None:
 
 def layers() -> tuple[Layer, ...]:
     """Return all rows: built-in ones, registered ones, then those of ``YOLO_ATTN_LAYERS`` and of packages."""
-    return TABLE + tuple(_USER_LAYERS.values()) + tuple(map(plugins.known, _own()))
+    return BUILT_IN + tuple(_USER_LAYERS.values()) + tuple(map(plugins.known, _own()))
 
 
 def names() -> dict[str, Layer]:
@@ -127,9 +128,9 @@ def list_layers() -> list[str]:
 
 def slugs() -> dict[str, Layer]:
     """Map everything that stands for a layer in a model's name, in lower case, to its row; the package's come first."""
-    own = {word: layer for layer in reversed(layers()[len(TABLE) :]) for word in (layer.name.lower(), layer.slug)}
-    built_in = {name.lower(): layer for name, layer in _BUILT_IN.items()}
-    return {**own, **built_in, **{layer.slug: layer for layer in reversed(TABLE)}}
+    own = {word: layer for layer in reversed(layers()[len(BUILT_IN) :]) for word in (layer.name.lower(), layer.slug)}
+    words = {name.lower(): layer for name, layer in _BUILT_IN.items() if layer is not TIMM}  # which needs a name
+    return {**own, **words, **{layer.slug: layer for layer in reversed((*TABLE, *TIMM_SLUGS))}}
 
 
 def find(name: str) -> Layer:
@@ -146,6 +147,20 @@ def find(name: str) -> Layer:
     return plugins.complete(layer) if isinstance(layer, Plugin) else layer
 
 
+def row_of(name: str) -> tuple[str, list[Any]]:
+    """Return module and first arguments of the row of a YAML name, an alias or the slug of a layer of timm.
+
+    Raises:
+        UnknownLayerError: If no layer has that name.
+
+    Example:
+        >>> row_of("timm-eca")
+        ('TimmAttention', ['eca'])
+    """
+    layer = next((layer for layer in TIMM_SLUGS if layer.slug == name.lower()), None) or find(name)
+    return layer.name, list(layer.given)
+
+
 def hint(name: str, others: Iterable[str] = ()) -> str:
     """Return what to say about a name that is no layer: what may be meant, what there is, how to add one.
 
@@ -155,7 +170,8 @@ def hint(name: str, others: Iterable[str] = ()) -> str:
     """
     word = str(name)
     known = [name for layer in layers() for name in (layer.name, *layer.aliases)]
-    meant = ELSEWHERE.get(word.lower()) or mistyped(word, [*known, *others]) or "."
+    timm = next((f"; write TimmAttention, {[*row.given]}." for row in TIMM_SLUGS if row.slug == word.lower()), "")
+    meant = timm or ELSEWHERE.get(word.lower()) or mistyped(word, [*known, *others]) or "."
     own = word if word.isidentifier() else "MyLayer"
     refused = "".join(f" {problem}." for problem in problems() if problem.name in (word, ""))
     return (
@@ -194,19 +210,36 @@ def bind_to(
             f"{_pasted.two_widths(layer.name)}"
         )
     given = dict(zip(own, args, strict=False))
+    gathered: dict[str, Any] = {}
     for key, value in without_widths(layer, kwargs or {}, (channels,)).items():
+        if key not in own and layer.gathers:
+            gathered[key] = value
+            continue
         if key not in own:
             meant = nearest(key, own) if layer.registered else _pasted.meant(layer.name, key, own)
             raise ArgumentError(f"{usage} has no argument {key!r}{meant}")
         if key in given:
             raise ArgumentError(f"{usage}: {key!r} is given twice, as {given[key]!r} and as {value!r}")
         given[key] = value
+    if gathered:
+        given[layer.gathers] = _joined(usage, given.get(layer.gathers), gathered)
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in given]
     if missing:
         raise ArgumentError(f"{usage} needs {', '.join(map(repr, missing))}")
     last = max((i for i, p in enumerate(parameters) if p.name in given), default=-1)
-    width = Bound(channels) if type(channels) is int and layer.registered is None else channels
+    has_pasted_calls = layer.registered is None and not layer.gathers
+    width = Bound(channels) if type(channels) is int and has_pasted_calls else channels
     return [width, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
+
+
+def _joined(usage: str, said: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping of arguments with further ones given beside it."""
+    if said is not None and not isinstance(said, Mapping):
+        raise ArgumentError(f"{usage}: {said!r} must be a mapping, for {', '.join(map(repr, more))} go with it")
+    known = dict(said or {})
+    for key in [key for key in more if key in known]:
+        raise ArgumentError(f"{usage}: {key!r} is given twice, as {known[key]!r} and as {more[key]!r}")
+    return {**known, **more}
 
 
 def without_widths(layer: Layer, kwargs: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
@@ -250,11 +283,11 @@ def refuse_giants(layer: Layer, arguments: Sequence[Any]) -> None:
         raise ArgumentError(f"{layer.name}({given}) has {count:,} parameters; {_MOST_PARAMETERS:,} are allowed")
 
 
-def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+def create(layer: str | None = None, /, channels: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
     """Build a layer by name.
 
     Args:
-        name: YAML name, alias or the class name of a copy, such as ``"CBAM"``.
+        layer: YAML name, alias or the class name of a copy, such as ``"CBAM"``; ``name=`` may say it.
         channels: Width C of the map the layer will see.
         *args: The layer's other arguments in YAML order.
         **kwargs: The same by keyword. The width may go by the names that other versions use, such as ``dim``.
@@ -270,16 +303,16 @@ def create(name: str, channels: int | None = None, *args: Any, **kwargs: Any) ->
     Example:
         >>> layer = create("CBAM", 256, kernel_size=5)
     """
-    layer = find(name)
+    row = find(kwargs.pop("name", "") if layer is None else layer)  # an argument of a layer may be called name
     if channels is None:
-        channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*layer.arguments}), None)
-    if layer.registered is None:
-        given, keywords = _pasted.reordered(layer.name, layer.arguments, channels, args, kwargs)
+        channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*row.arguments}), None)
+    if row.registered is None and not row.gathers:
+        given, keywords = _pasted.reordered(row.name, row.arguments, channels, args, kwargs)
     else:
         given, keywords = [*args], kwargs
-    arguments = bind(name, channels, given, keywords)
-    refuse_giants(layer, arguments)
-    return layer.load()(*arguments)
+    arguments = bind(row.name, channels, given, keywords)
+    refuse_giants(row, arguments)
+    return row.load()(*arguments)
 
 
 def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:

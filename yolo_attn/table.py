@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from .errors import LayerFileError
+from .layers._timm import NAMES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,9 @@ class Layer:
     """One row of the table; ``path`` is ``module:class``, ``arguments`` are those of a YAML row (no ``channels``).
 
     ``pasted`` are names of copies in other repositories, which are the host's where it has a class of that name;
-    ``registered`` is the class of a user's own layer, ``source`` says where that comes from.
+    ``registered`` is the class of a user's own layer, ``source`` says where that comes from. ``given`` are the
+    arguments that the slug stands for, and ``gathers`` names the argument, a mapping, that takes the keywords which are
+    no arguments of the class.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Layer:
     pasted: tuple[str, ...] = ()
     registered: type[nn.Module] | None = None
     source: str = ""
+    given: tuple[Any, ...] = ()
+    gathers: str = ""
 
     def load(self) -> type[nn.Module]:
         """Import and return the class.
@@ -63,7 +68,8 @@ class Layer:
 
     def parameters(self) -> list[inspect.Parameter]:
         """Return the constructor's parameters in YAML order, without the width."""
-        return list(inspect.signature(self.load()).parameters.values())[1:]
+        parameters = list(inspect.signature(self.load()).parameters.values())[1:]
+        return [p for p in parameters if not (self.gathers and p.kind is p.VAR_KEYWORD)]
 
 
 def _layer(
@@ -287,3 +293,14 @@ ELSEWHERE = {
         ("efficientlocalattn", "efficientlocalattention"), "; timm's is another function. ELA is that of the copies."
     ),
 }
+# Not a paper but a way to many: a slug for each name of timm's that may be used.
+TIMM = Layer(
+    "TimmAttention",
+    "yolo_attn.layers.timm_attention:TimmAttention",
+    "timm-<name>",
+    arguments=("name", "options"),
+    paper="PyTorch Image Models (timm), any of its attention layers by name",
+    year=2019,
+    gathers="options",
+)
+TIMM_SLUGS: tuple[Layer, ...] = tuple(replace(TIMM, slug=f"timm-{name}", given=(name,)) for name in NAMES)

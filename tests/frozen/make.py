@@ -59,8 +59,11 @@ PLAIN: dict[str, Row] = {
     "psa-p": ("PSA_p", {}),
     "psa-s": ("PSA_s", {}),
     "gc": ("GC", {"ratio": 0.25}),
+    "timm-eca": ("TimmAttention", {"name": "eca"}),
+    "timm-cbam": ("TimmAttention", {"name": "cbam", "rd_ratio": 0.25}),
+    "timm-nl": ("TimmAttention", {"name": "nl"}),
 }
-UNGATED = {"crisscross", "gc"}  # start as the identity by zeros of their own
+UNGATED = {"crisscross", "gc", "timm-nl"}  # start as the identity by zeros of their own
 GATED: dict[str, Row] = {
     f"{name}-gated": (layer, {**arguments, "gate": True})
     for name, (layer, arguments) in PLAIN.items()
@@ -107,6 +110,7 @@ OPTIONS: dict[str, Row] = {
     "gc-mean": ("GC", {"ratio": 0.25, "pooling_type": "avg"}),
     "gc-mul": ("GC", {"ratio": 0.25, "fusion_types": ["channel_mul"]}),
     "gc-mul-gated": ("GC", {"ratio": 0.25, "fusion_types": ["channel_mul"], "gate": True}),
+    "timm-lambda": ("TimmAttention", {"name": "lambda", "r": 3}),
     "gc-both": ("GC", {"ratio": 0.25, "fusion_types": ["channel_mul", "channel_add"]}),
 }
 CASES: dict[str, Row] = {**PLAIN, **GATED, **OPTIONS}

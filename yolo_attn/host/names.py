@@ -172,3 +172,15 @@ def _sync_safe_classes() -> None:
         serialization.add_safe_globals(kept)
     serialization.add_safe_globals([*(cls for cls in wanted if cls not in _safe_classes)])
     _safe_classes[:] = list(wanted)
+
+
+def allow_parts_of_timm() -> None:
+    """Let restricted unpickling build what TimmAttention holds; this imports timm."""
+    from torch import serialization
+
+    from ..layers.timm_attention import parts
+
+    if _names and hasattr(serialization, "add_safe_globals"):
+        new = [cls for cls in parts() if cls not in _safe_classes]
+        serialization.add_safe_globals([*new])
+        _safe_classes.extend(new)

@@ -25,6 +25,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    from ..registry import TABLE
+    from ..registry import BUILT_IN
 
-    return sorted([*(layer.name for layer in TABLE), "regional_routing_attention"])
+    return sorted([*(layer.name for layer in BUILT_IN), "regional_routing_attention"])

@@ -66,6 +66,8 @@ def torch_safe_load_joint(original: Callable[..., Any]) -> Callable[..., Any]:
         named = _named(weight)
         if restricted:  # what it does not know, it refuses
             names.admit(named)
+            if any(module.partition(".")[0] == "timm" for module, _ in named):
+                names.allow_parts_of_timm()
         missing = _missing(named)
         own = next((lost(*one) for one in missing if plugins.is_own(one[0])), "") if restricted else ""
         if own:

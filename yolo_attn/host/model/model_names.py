@@ -11,6 +11,8 @@ from typing import Any
 from ... import registry
 from ...errors import mistyped, nearest
 from ...graft import PLACE, PLACES, split_names
+from ...layers._timm import NAMES, why_not
+from ...table import TIMM
 
 Load = Callable[[str], Any]
 _PLACE = re.compile(PLACE)
@@ -40,7 +42,7 @@ def explain(name: str, load: Load) -> str:
     if own and own.name:
         return f": {own}"
     meant = _repaired(_parse(words), stem, load)
-    wrong = "" if meant else _wrong_part(words, load)
+    wrong = "" if meant else _wrong_timm(words) or _wrong_part(words, load)
     meant = meant or ("" if wrong else _repaired(_parse(words, corrected=True), stem, load))
     return f"; did you mean '{meant}.yaml'?" if meant else wrong or (f": {own}" if own else "")
 
@@ -107,6 +109,17 @@ def _bases(words: list[str]) -> list[str]:
     plain = "-".join(words)
     lower = re.sub(r"^(yolov?\d+)-([nsmlx])(?![a-z])", r"\1\2", re.sub(r"^yolo-v?(?=\d)", "yolo", plain.lower()))
     return [plain, lower, *(re.sub(r"^yolov?(?=\d)", start, lower) for start in ("yolo", "yolov"))]
+
+
+def _wrong_timm(words: list[str]) -> str:
+    """Say what is wrong with the first name of a layer of timm; nothing if there is none or it may be used."""
+    lower = [word.lower() for word in words]
+    at = next((n for n in range(1, len(words)) if lower[n] in ("timm", TIMM.name.lower())), len(words))
+    name = words[at + 1] if at + 1 < len(words) and not _PLACE.fullmatch(lower[at + 1]) else ""
+    if at == len(words) or (name and not why_not(name)):
+        return ""
+    wrong = f"{name!r} {why_not(name)}" if name else "'timm' stands before the name of a layer: 'timm-eca'."
+    return f": {wrong} Names: {', '.join(NAMES)}"
 
 
 def _wrong_part(words: list[str], load: Load) -> str:

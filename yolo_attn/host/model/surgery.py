@@ -78,7 +78,8 @@ def graft_file(model: str, grafts: Grafts, output: str | Path, say: Say = print)
         say(f"the cost is unknown: this model cannot be built on its own ({str(error).splitlines()[0]})")
     else:
         say(f"parameters {p0:,} -> {p1:,} ({p1 / p0 - 1:+.2%}); GFLOPs {g0:.2f} -> {g1:.2f} at {_SIDE} px")
-    words = " and ".join(f"{registry.find(layer).name} at {place}" for layer, place, _ in grafts)
+    named = [(registry.row_of(layer), place) for layer, place, _ in grafts]
+    words = " and ".join(f"{' '.join([name, *given])} at {place}" for (name, given), place in named)
     text = {key: value for key, value in result.items() if key not in ("scale", "yaml_file")}
     with _created(output) as file:
         file.write(to_yaml(text, f"{model} with {words}.").encode())

@@ -89,21 +89,22 @@ def base_model(name: str) -> dict[str, Any]:
 
 
 def drop_in_files() -> dict[str, str]:
-    """Return name and text of every drop-in YAML: each layer at each place of YOLOv8."""
+    """Return name and text of every drop-in YAML: each layer, and one of timm's, at each place of YOLOv8."""
     places = {
         "": ("backbone", "after the last backbone layer"),
         "-neck": ("neck", "after each of the three layers that feed the head"),
     }
     base = base_model("yolov8.yaml")
     files = {}
-    for layer in registry.TABLE:
+    for layer in (*registry.TABLE, registry.slugs()["timm-eca"]):
+        title = " ".join([layer.name, *layer.given])
         for suffix, (place, words) in places.items():
             name = f"yolov8-{layer.slug}{suffix}.yaml"
             scaled = name.replace("yolov8", "yolov8n")
-            title = (
-                f"YOLOv8 with {layer.name} {words}.\n"
+            text = (
+                f"YOLOv8 with {title} {words}.\n"
                 f"{layer.paper}, {layer.year}{layer.arxiv and f', arXiv {layer.arxiv}'}.\n"
                 f"Use: yolo train model={scaled} data=shapes.yaml (scales n, s, m, l, x)"
             )
-            files[name] = to_yaml(graft(base, layer.name, place), title)
+            files[name] = to_yaml(graft(base, layer.slug if layer.given else layer.name, place), text)
     return files
