@@ -33,6 +33,7 @@ ROWS = {
     "nothing": (["Nothing", [64]], ["SEAttention", [64]]),
     "own": (["Own", [64]], ["Own", [64]]),
     "block": (["C2f_SE", [64, 64]],),
+    "inside": (["C2fInside", [64, 64, 2]],),
     "inner": (["Bottleneck", [64, 64]],),
     "hosts": (["CBAM", [64]],),
     "plain": (),

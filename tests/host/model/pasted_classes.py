@@ -297,3 +297,18 @@ class C2f_SE(block.C2f):
 
     def forward(self, x):
         return self.att(super().forward(x))
+
+
+class BottleneckSE(block.Bottleneck):
+    def __init__(self, c1, c2, shortcut=True):
+        super().__init__(c1, c2, shortcut, k=(3, 3), e=1.0)
+        self.se = SEAttention(c2, 4)
+
+    def forward(self, x):
+        return x + self.se(self.cv2(self.cv1(x)))
+
+
+class C2fInside(block.C2f):
+    def __init__(self, c1, c2, n=1):
+        super().__init__(c1, c2, n, True)
+        self.m = nn.ModuleList(BottleneckSE(self.c, self.c) for _ in range(n))

@@ -65,7 +65,7 @@ def test_every_pasted_layer_gives_what_it_gave(rescued, old_files, kind, allowed
         ["pasted_attention.TripletAttention", "Triplet()"],
         ["ultralytics.nn.modules.conv.ELA", "ELA(groups=1,"],
         ["pasted_attention.Attention", "MHSA(num_heads=4,"],
-        ["ultralytics.nn.modules.conv.BiLevelRoutingAttention", "BiFormer(n_win=3,"],
+        ["ultralytics.nn.modules.conv.BiLevelRoutingAttention", "BiFormer(num_heads=4,"],
         ["pasted_attention.SimAM", "SimAM(e_lambda=0.01)"],
         ["ultralytics.nn.modules.conv.GlobalContext", "GC(fusion_types=['channel_mul'],"],
         ["pasted_attention.GAM", "GAM()"],
@@ -207,6 +207,19 @@ def old_config(folder: Path, kind: str) -> dict[str, Any]:
 def edited(config: dict[str, Any], row: list[Any]) -> list[Any]:
     backbone = config["backbone"]
     return [*backbone[:2], [-1, 1, *row], *backbone[3:]]
+
+
+def test_attention_inside_the_bottlenecks_of_a_pasted_block_is_carried(old_files, tmp_path, rescued) -> None:
+    config = old_config(old_files, "inside")
+    row = [64, True, {"attention": ["SE", {"reduction": 4}]}]
+    backbone = edited(config, ["C2f", row])
+    backbone[2][1] = 2
+    model = tmp_path / "my.yaml"
+    model.write_text(yaml.safe_dump({**config, "backbone": backbone}))
+    content, said = rescued("inside", model=str(model))
+    assert max(differences(content["model"], old_files / "inside.maps").values()) < FULL
+    assert "conv.C2fInside  C2f with SE(reduction=4) inside" in said[2]
+    assert content["model"].yaml["backbone"][2] == [-1, 2, "C2f", row]
 
 
 def test_a_model_yaml_may_say_what_the_rows_are(old_files, tmp_path, rescued, capsys) -> None:

@@ -17,11 +17,13 @@ import ultralytics
 from ultralytics.nn import tasks
 
 from ... import registry
+from ...blocks import attention_of
 from ...cache import replacing
 from ...errors import CheckpointError, HostError, RowError, YoloAttnError
 from ...table import Layer
 from ..shells import Shell
 from . import surgery
+from .blocks import find_attention
 from .old_checkpoint import Old, plain, read_old
 from .ours import is_attention, kind_of
 from .pasted import Match, Pasted, adopt, match
@@ -146,8 +148,9 @@ def _identify(old: Old, config: Mapping[str, Any], index: int, shell: Shell, wid
     row = old.row(index)
     if row is not None and row is not shell and not _repeats(row, shell):
         raise CheckpointError(
-            f"{row.path} holds {shell.path}, attention inside a block: write its row in a model YAML of yours and pass "
-            "that with --model; tensors are then carried by name and shape"
+            f"{row.path} holds {shell.path}, attention inside a block: write its row in a model YAML of yours, such as "
+            "[-1, 3, C2f, [128, True, {attention: SE}]] for one in each bottleneck, and pass that with --model; "
+            "tensors are then carried by name and shape"
         )
     if _is_of_host(shell):
         raise CheckpointError(
@@ -264,11 +267,14 @@ def _rows_of(old: Old, built: Any) -> dict[int, _Row]:
     """Return the attention rows of a model that the user gave."""
     found = {}
     for index, layer in enumerate(built.model):
-        if is_attention(layer):
-            was, row = old.row(index), rows_of(built.yaml)[index]
-            pasted = was.path if was else "unknown (a state dict)"
-            arguments = row[3][0] if row[3] and isinstance(row[3][0], Mapping) else row[3]
-            found[index] = _Row(pasted, _call(kind_of(layer)[0], arguments), "--model, keys, shapes", {})
+        row, was = rows_of(built.yaml)[index], old.row(index)
+        inside = attention_of(row) if find_attention(layer) else None
+        if not inside and not is_attention(layer):
+            continue
+        name, arguments = inside or (kind_of(layer)[0], row[3])
+        call = _call(name, arguments[0] if arguments and isinstance(arguments[0], Mapping) else arguments)
+        pasted = was.path if was else "unknown (a state dict)"
+        found[index] = _Row(pasted, f"{row[2]} with {call} inside" if inside else call, "--model, keys, shapes", {})
     return found
 
 
@@ -279,6 +285,7 @@ def _carry(old: Old, built: Any) -> dict[str, str]:
         CheckpointError: If one has no counterpart or another shape.
     """
     state, names = dict(old.tensors), dict(zip(old.tensors, old.tensors, strict=True))
+    _move_into_blocks(built, state, names)
     adopt(built, state, names)
     own = built.state_dict()
     wrong = [f"{key} {tuple(state[key].shape)}: not in the new model" for key in state.keys() - own.keys()]
@@ -301,6 +308,30 @@ def _carry(old: Old, built: Any) -> dict[str, str]:
     built.to(max(set(floats), key=floats.count) if floats else torch.float32)
     built.load_state_dict(state)
     return names
+
+
+def _move_into_blocks(built: Any, state: dict[str, Any], names: dict[str, str]) -> None:
+    """Rename tensors of bottlenecks that had attention beside the last part of their branch: ours has it behind that.
+
+    ``cv2`` becomes ``cv2.0``, and the only other part that the new model has not becomes ``cv2.1``.
+    """
+    own = built.state_dict().keys()
+    for index, row in enumerate(built.model):
+        for path in find_attention(row):
+            branch = f"model.{index}.{path}."
+            bottleneck = branch[:-1].rpartition(".")[0] + "."
+            if any(key.startswith(branch) and key not in own for key in state):
+                _rename(state, names, branch, f"{branch}0.")
+            others = [key for key in state if key.startswith(bottleneck) and key not in own]
+            parts = {key[len(bottleneck) :].partition(".")[0] for key in others}
+            if len(parts) == 1:
+                _rename(state, names, f"{bottleneck}{parts.pop()}.", f"{branch}1.")
+
+
+def _rename(state: dict[str, Any], names: dict[str, str], old: str, new: str) -> None:
+    for entries in (state, names):
+        for key in [key for key in entries if key.startswith(old)]:
+            entries[new + key[len(old) :]] = entries.pop(key)
 
 
 def _take_settings(old: Old, built: Any, names: Mapping[str, str]) -> list[str]:
