@@ -6,9 +6,8 @@ import copy
 import datetime
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +23,15 @@ from ...table import Layer
 from ..shells import Shell
 from . import surgery
 from .blocks import find_attention
+from .convert_report import Row, Say, call_of, describe, say_end
 from .old_checkpoint import Old, plain, read_old
 from .ours import is_attention, kind_of
 from .pasted import Match, Pasted, adopt, match
 from .row_arguments import rows_of
 
-Say = Callable[[str], object]
 _SHOWN = 12  # lines of a list
 _MADE = {"yaml", "model", "save", "names", "stride", "training", "criterion"}  # of a model, made from its rows
 _NORMS = ("eps", "momentum")  # settings that no tensor shows and that change the numbers
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of the new model that stands for a pasted one."""
-
-    pasted: str
-    ours: str
-    proof: str
-    assumed: Mapping[str, Any]
 
 
 def convert(
@@ -82,7 +71,7 @@ def convert(
             say(f"{model}: scale {scale!r} fits the tensors")
     names = _carry(old, built)
     changed = _take_settings(old, built, names)
-    _describe(old, built, rows, say)
+    describe(old, built, rows, say)
     for line in changed:
         say(line)
     try:
@@ -90,7 +79,7 @@ def convert(
             torch.save(_content(old, built), draft)
     except (OSError, RuntimeError) as error:  # torch's own for a folder that cannot be written to
         raise HostError(f"{output} cannot be written: {error}") from error
-    _close(old, built, output, say)
+    say_end(old, built, output, say)
 
 
 def _check_output(checkpoint: str | Path, output: str | Path, force: bool) -> None:
@@ -107,7 +96,7 @@ def _check_output(checkpoint: str | Path, output: str | Path, force: bool) -> No
         raise HostError(f"{output}: Ultralytics opens checkpoints whose name ends in .pt; name such a file with -o")
 
 
-def _own_rows(old: Old, chosen: Mapping[str, Layer]) -> tuple[dict[str, Any], dict[int, _Row]]:
+def _own_rows(old: Old, chosen: Mapping[str, Layer]) -> tuple[dict[str, Any], dict[int, Row]]:
     """Return the checkpoint's model dictionary with our rows in the place of pasted ones, and what they stand for."""
     if old.model is None:
         raise CheckpointError(
@@ -139,7 +128,7 @@ def _own_rows(old: Old, chosen: Mapping[str, Layer]) -> tuple[dict[str, Any], di
     rows = {}
     for index, it in found.items():
         rows_of(config)[index][2:] = [it.layer.name, [it.arguments] if it.arguments else []]
-        rows[index] = _Row(foreign[index].path, _call(it.layer.name, it.arguments), it.proof, it.assumed)
+        rows[index] = Row(foreign[index].path, call_of(it.layer.name, it.arguments), it.proof, it.assumed)
     return config, rows
 
 
@@ -263,7 +252,7 @@ def _distance(old: Old, config: Mapping[str, Any]) -> int:
     return sum(own.get(key) != value.shape for key, value in old.tensors.items())
 
 
-def _rows_of(old: Old, built: Any) -> dict[int, _Row]:
+def _rows_of(old: Old, built: Any) -> dict[int, Row]:
     """Return the attention rows of a model that the user gave."""
     found = {}
     for index, layer in enumerate(built.model):
@@ -272,9 +261,9 @@ def _rows_of(old: Old, built: Any) -> dict[int, _Row]:
         if not inside and not is_attention(layer):
             continue
         name, arguments = inside or (kind_of(layer)[0], row[3])
-        call = _call(name, arguments[0] if arguments and isinstance(arguments[0], Mapping) else arguments)
+        call = call_of(name, arguments[0] if arguments and isinstance(arguments[0], Mapping) else arguments)
         pasted = was.path if was else "unknown (a state dict)"
-        found[index] = _Row(pasted, f"{row[2]} with {call} inside" if inside else call, "--model, keys, shapes", {})
+        found[index] = Row(pasted, f"{row[2]} with {call} inside" if inside else call, "--model, keys, shapes", {})
     return found
 
 
@@ -372,45 +361,6 @@ def _content(old: Old, built: Any) -> dict[str, Any]:
     dropped = dict.fromkeys(("ema", "optimizer", "scaler", "updates"))
     now = {"date": datetime.datetime.now().astimezone().isoformat(), "version": ultralytics.__version__}
     return {**now, **content, **dropped, "epoch": -1, "model": built.eval(), "train_args": built.args}
-
-
-def _describe(old: Old, built: Any, rows: Mapping[int, _Row], say: Say) -> None:
-    lines = [("row", "in the checkpoint", "now", "tensors", "told by")]
-    for index, row in rows.items():
-        count = len(built.model[index].state_dict())
-        lines.append((str(index), row.pasted, row.ours, str(count), row.proof))
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    say(f"{old.file}:")
-    for line in lines:
-        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    assumed = {f"{row.ours.partition('(')[0]}: {_given(row.assumed)}" for row in rows.values() if row.assumed}
-    for text in sorted(assumed):
-        say(f"assumed, for nothing in the checkpoint shows it: {text}")
-
-
-def _close(old: Old, built: Any, output: str | Path, say: Say) -> None:
-    total = len(built.state_dict())
-    say(f"{total} of {total} tensors carried, names and shapes equal, none left over")
-    if old.model is not None:
-        say("not carried: the state of the optimizer. The new file starts a new training (pretrained=), resumes none")
-    metrics = old.content.get("train_metrics")
-    known = {key: value for key, value in (metrics or {}).items() if "mAP50-95" in str(key)}
-    then = f" and compare with what the old file says: {_given(known)}" if known else " and compare with what you know"
-    say(
-        f"wrote {output}. Not proven: that the pasted classes computed what these layers compute, for their code is "
-        f"not in the file. Run yolo val model={output} data=<your data>{then}"
-    )
-
-
-def _call(name: str, arguments: Any) -> str:
-    given = _given(arguments) if isinstance(arguments, Mapping) else ", ".join(map(str, arguments))
-    return f"{name}({given})"
-
-
-def _given(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in arguments.items()
-    )
 
 
 def _channels(config: Mapping[str, Any]) -> int:
