@@ -49,7 +49,7 @@ def test_rows_without_it_stay_as_they_are(args: list) -> None:
     assert blocks.without_attention(row) == row and blocks.layers_of(row) == ["C2f"]
 
 
-@pytest.mark.parametrize("value", [None, 3, [], [3], [["CBAM"]], {"CBAM": 8}, True])
+@pytest.mark.parametrize("value", [None, "None", 3, [], [3], [["CBAM"]], {"CBAM": 8}, True])
 def test_what_names_no_layer_is_quoted(value: object) -> None:
     with pytest.raises(RowError, match=r"names no layer; write \{attention: CBAM\}") as error:
         blocks.attention_of([-1, 1, "C3", [128, {"attention": value}]])
@@ -62,9 +62,25 @@ def test_arguments_beside_the_layer_go_into_its_list() -> None:
         blocks.attention_of(row)
 
 
-@pytest.mark.parametrize("key", ["atention", "Attention", "attn"])
+@pytest.mark.parametrize("key", ["atention", "Attention", "attn", "att"])
 def test_a_mistyped_key_is_named(key: str) -> None:
     assert f"no keyword {key!r}; did you mean 'attention'?" in blocks.find_slip([-1, 1, "C3", [128, {key: "SE"}]])
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"attention": "SE"}, "its own arguments first, in a list; write [128, {attention: SE}]"),
+        ([{"attention": "SE"}, 128], "{attention: SE} must be the last"),
+        ([128, {"attention": "SE"}, True], "{attention: SE} must be the last"),
+        ([128, "attention: SE"], "'attention: SE' is text"),
+        ([128, "{attention: SE}"], "is text; write {attention: CBAM}"),
+        ([128, True, "SE"], "no argument 'SE'; write {attention: SE}"),
+        ([128, {"SE": True}], "no keyword 'SE'; write {attention: SE}"),
+    ],
+)
+def test_attention_written_in_another_place_is_told_where_it_goes(args: object, said: str) -> None:
+    assert said in blocks.find_slip([-1, 1, "C3", args], {"SE"})
 
 
 @pytest.mark.parametrize("row", [None, [], [-1, 1], "C2f", [-1, 1, 3, []], [-1, 1, "C2f", None]])

@@ -6,7 +6,7 @@ SE-ResNet and the paper of CBAM give it. Pure functions on rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from .errors import RowError, nearest
@@ -51,21 +51,40 @@ def attention_of(row: Sequence[Any]) -> tuple[str, list[Any]] | None:
         raise RowError(
             f"{row[2]} takes the keyword {KEY!r} alone, not {others}; arguments of the layer: {_flow(write)}"
         )
-    listed = [value] if isinstance(value, str) else value
+    listed = [value] if isinstance(value, str) and value != "None" else value
     if not isinstance(listed, (list, tuple)) or not listed or not isinstance(listed[0], str):
         raise RowError(
-            f"{row[2]}: {KEY}: {value!r} names no layer; write {{{KEY}: CBAM}} or {{{KEY}: [CBAM, {{reduction: 8}}]}}"
+            f"{row[2]}: {KEY}: {value!r} names no layer; write {{{KEY}: CBAM}} or {{{KEY}: [CBAM, {{reduction: 8}}]}}, "
+            "or leave it out"
         )
     return listed[0], list(listed[1:])
 
 
-def find_slip(row: Sequence[Any]) -> str:
-    """Say what is wrong with the keywords of a row of the host's that holds none of our key; "" if nothing is."""
-    keywords = _keywords(row)
-    if not keywords or KEY in keywords:
-        return ""
-    near = next((key for key in keywords if nearest(str(key).lower(), [KEY], cutoff=0.6)), None)
-    return f"{row[2]} has no keyword {near!r}; did you mean {KEY!r}?" if near is not None else ""
+def find_slip(row: Sequence[Any], layers: Container[str] = ()) -> str:
+    """Say what is wrong with how a row of the host's asks for attention; "" if nothing is.
+
+    Args:
+        row: The row.
+        layers: Names of layers, which say in a block's row that attention is meant.
+    """
+    args = row[3]
+    if isinstance(args, Mapping) and KEY in args:
+        return f"{row[2]} takes its own arguments first, in a list; write [128, {_flow(dict(args))}]"
+    for value in args if isinstance(args, (list, tuple)) else ():
+        if isinstance(value, Mapping) and KEY in value and value is not args[-1]:
+            return f"{row[2]}: {_flow(dict(value))} must be the last of its arguments"
+        if isinstance(value, str) and (value.strip("{ ").startswith((f"{KEY}:", f"{KEY}="))):
+            return f"{row[2]}: {value!r} is text; write {{{KEY}: CBAM}}"
+        if isinstance(value, str) and row[2] in HOLDERS and value in layers:
+            return f"{row[2]} has no argument {value!r}; write {{{KEY}: {value}}} for {value} inside"
+    for key in _keywords(row) or ():
+        if key == KEY:
+            return ""
+        if str(key).lower() == "att" or nearest(str(key).lower(), [KEY], cutoff=0.6):
+            return f"{row[2]} has no keyword {key!r}; did you mean {KEY!r}?"
+        if row[2] in HOLDERS and key in layers:
+            return f"{row[2]} has no keyword {key!r}; write {{{KEY}: {key}}} for {key} inside"
+    return ""
 
 
 def with_attention(row: Sequence[Any], name: str, args: Sequence[Any] = ()) -> Row:

@@ -268,7 +268,7 @@ def test_errors_name_the_row(row: tuple, message: str) -> None:
         tasks.DetectionModel(small(*row), verbose=False)
 
 
-@pytest.mark.parametrize("name", ["C2f_CBAM", "C2fCBAM", "CBAM_C2f", "C2f_cbam", "C2f_CBAMBlock"])
+@pytest.mark.parametrize("name", ["C2f_CBAM", "C2fCBAM", "CBAM_C2f", "c2f_cbam", "C2F_CBAM", "C2f_CBAM_Block"])
 def test_compound_names_are_never_guessed(name: str) -> None:
     with pytest.raises(UnknownLayerError) as error:
         tasks.DetectionModel(small(3, name, [64, True]), verbose=False)
@@ -287,7 +287,7 @@ def test_compound_names_are_never_guessed(name: str) -> None:
     assert any(isinstance(m, CBAM) for m in tasks.DetectionModel(small(*first[1:]), verbose=False).modules())
 
 
-@pytest.mark.parametrize(("name", "readings"), [("SPPF_LSKA", 2), ("Detect_SE", 1), ("C3k2_EMA", 3), ("A2C2f_ECA", 3)])
+@pytest.mark.parametrize(("name", "readings"), [("SPPF_LSKA", 2), ("Detect_SE", 2), ("C3k2_EMA", 3), ("A2C2f_ECA", 3)])
 def test_only_readings_that_can_be_written_are_offered(name: str, readings: int) -> None:
     args = [64, False] if name.startswith("A2") else [64]
     with pytest.raises(UnknownLayerError) as error:

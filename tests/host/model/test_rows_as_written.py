@@ -9,7 +9,7 @@ import yaml
 
 import yolo_attn
 from yolo_attn.errors import RowError, UnknownLayerError
-from yolo_attn.host.model import rows
+from yolo_attn.host.model import row_arguments
 from yolo_attn.layers.gated import Gated
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
@@ -47,7 +47,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     messages: list[str] = []
     monkeypatch.setattr(LOGGER, "info", messages.append)
-    rows._told.clear()
+    row_arguments._told.clear()
     return messages
 
 

@@ -16,7 +16,8 @@ from ... import registry
 from ...blocks import HOLDERS, KEY, attention_of
 from ...errors import ArgumentError, RowError
 from ...layers.gated import GAIN, Gated
-from .row_arguments import Source, bind_row, rows_of
+from ...wiring import HEADS
+from .row_arguments import Source, bind_row, literal, rows_of, tell_once
 
 # Kinds of bottlenecks of the host and the last part of their residual branch. Kinds derived from them count.
 _BRANCHES = {"Bottleneck": "cv2", "ResNetBlock": "cv3", "GhostBottleneck": "conv", "CIB": "cv1"}
@@ -44,8 +45,9 @@ def attend(d: Mapping[str, Any], i: int, block: nn.Module, args: list[Any]) -> t
     place = f"{d.get('yaml_file') or 'model'}, row {i}"
     branches = find_branches(block)
     if not branches:
+        where = "after each row that it reads" if row[2] in HEADS else "after it"
         raise RowError(
-            f"{place}: {row[2]} has no bottleneck inside for {{{KEY}: {inside[0]}}}; write a row of its own after it: "
+            f"{place}: {row[2]} has no bottleneck inside for {{{KEY}: {inside[0]}}}; write a row of its own {where}: "
             f"[-1, 1, {inside[0]}, []]. Blocks that have bottlenecks: {', '.join(HOLDERS)}"
         )
     layer = registry.find(inside[0])
@@ -53,9 +55,8 @@ def attend(d: Mapping[str, Any], i: int, block: nn.Module, args: list[Any]) -> t
         branch = getattr(parent, name)
         width = _width(branch)
         try:
-            bound, gate, _ = bind_row(
-                layer, inside[0], inside[1], Source(width, None, str(d.get("scale") or ""), False)
-            )
+            source = Source(width, None, str(d.get("scale") or ""), bool(d.get("scales")), is_inside=True)
+            bound, gate, said = bind_row(layer, inside[0], [*map(literal, inside[1])], source)
             out = getattr(layer.load(), "out_channels", None)
             if out and out(*bound) != width:
                 raise RowError(
@@ -64,6 +65,7 @@ def attend(d: Mapping[str, Any], i: int, block: nn.Module, args: list[Any]) -> t
             inner = Gated(layer.name, *bound) if gate else layer.load()(*bound)
         except (ArgumentError, RowError, ValueError) as error:
             raise RowError(f"{place}: {row[2]} with {inside[0]} inside, {width} channels wide: {error}") from error
+        tell_once(d, i, said)
         setattr(parent, name, nn.Sequential(branch, inner))
     return block, [*args, {KEY: row[3][-1][KEY]}]
 

@@ -13,12 +13,14 @@ from math import ceil
 from typing import Any
 
 from ... import registry
+from ...blocks import KEY
 from ...errors import ArgumentError, RowError
 from ...graft import split_arguments
 from ...layers import _pasted
 from ...table import Layer
 
 _LEAST_WIDTH = 64  # a smaller leading number is an argument, such as a reduction
+_told: set[tuple[str, int]] = set()
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Source:
     written: int | None
     scale: str
     is_ambiguous: bool  # whether the file means another width where it writes the number that ``width`` is
+    is_inside: bool = False  # whether it is a bottleneck of a block, whose width no row writes
 
     def stands_for(self, number: Any) -> bool:
         """Return whether a number in a row is the width, at every scale that the file has."""
@@ -38,9 +41,10 @@ class Source:
         """Say why a number is not the width."""
         at = f" at scale {self.scale!r}" if self.scale else ""
         written = "" if self.written is None else f" (written {self.written})"
+        holder = "the bottleneck" if self.is_inside else "the row it reads"
         if number == self.width:
-            return f"{number} is the width of the row it reads{at} alone{written}"
-        return f"{number} is not the width of the row it reads, {self.width}{at}{written}"
+            return f"{number} is the width of {holder}{at} alone{written}"
+        return f"{number} is not the width of {holder}, {self.width}{at}{written}"
 
 
 def find_source(d: Mapping[str, Any], widths: Sequence[int], i: int, f: int) -> Source:
@@ -134,9 +138,13 @@ def _no_width(layer: Layer, name: str, positional: Sequence[Any], source: Source
     keywords = dict(zip(layer.arguments, positional, strict=False))
     meant = ", ".join(f"{key}: {_text(value)}" for key, value in keywords.items())
     widths = 2 if positional[:1] == positional[1:2] else 1  # input and output
-    rest = ", ".join(map(_text, positional[widths:]))
-    return f"{name}: {source.deny(positional[0])}. {name} takes its width from there: write [{rest}]" + (
-        f", or {{{meant}}} if that is meant" if meant and _can_be_built(layer, source.width, keywords) else ""
+    rest = [*map(_text, positional[widths:])]
+    write, other = f"[{', '.join(rest)}]", f"{{{meant}}}"
+    if source.is_inside:
+        write = f"{{{KEY}: [{', '.join([name, *rest])}]}}" if rest else f"{{{KEY}: {name}}}"
+        other = f"{{{KEY}: [{name}, {other}]}}"
+    return f"{name}: {source.deny(positional[0])}. {name} takes its width from there: write {write}" + (
+        f", or {other} if that is meant" if meant and _can_be_built(layer, source.width, keywords) else ""
     )
 
 
@@ -185,6 +193,16 @@ def literal(value: Any) -> Any:
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return ast.literal_eval(value)
     return value
+
+
+def tell_once(d: Mapping[str, Any], i: int, said: Sequence[str]) -> None:
+    """Log how the arguments of row ``i`` are read, the first time that its model is built."""
+    from ultralytics.utils import LOGGER
+
+    file = str(d.get("yaml_file") or "model")
+    if said and (file, i) not in _told:
+        _told.add((file, i))
+        LOGGER.info(f"{file}, row {i}: {'; '.join(said)}")
 
 
 def rows_of(d: Mapping[str, Any]) -> list[Any]:

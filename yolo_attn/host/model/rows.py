@@ -24,7 +24,7 @@ from ..joints import SUPPORTED
 from . import check
 from .blocks import attend
 from .compounds import explain_compound
-from .row_arguments import bind_row, find_source, hold, rows_of
+from .row_arguments import bind_row, find_source, hold, rows_of, tell_once
 from .sizes import refuse_explosion
 
 Function = Callable[..., Any]
@@ -32,7 +32,6 @@ _BRANCH = "_yolo_attn_row"
 _LOCALS = {"d", "ch", "i", "f", "n", "m", "m_", "args", "c2"}
 _FULL = "rows with attention inside"  # key of the dictionary of rows that the host builds from
 _MOST_REPEATS = 100
-_told: set[tuple[str, int]] = set()
 
 
 def parse_model_joint(original: Function) -> Function:
@@ -186,8 +185,7 @@ class _Rows:
             bound, gate, said = bind_row(layer, name, args, find_source(d, ch, i, f))
         except (ArgumentError, RowError) as error:
             raise RowError(f"{place}: {error}") from error
-        if said:
-            _tell_once(d, i, f"{place}: {'; '.join(said)}")
+        tell_once(d, i, said)
         out = getattr(layer.load(), "out_channels", None)
         c2 = int(out(*bound)) if out else width
         if n > _MOST_REPEATS:
@@ -243,22 +241,14 @@ def _checked(d: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
 def _has_inside(row: Sequence[Any], place: str) -> bool:
     """Return whether a row of the host's has attention inside its block."""
     try:
-        inside = attention_of(row)
-        if slip := find_slip(row):
+        if slip := find_slip(row, registry.names()):
             raise RowError(slip)
+        inside = attention_of(row)
         if inside:
             registry.find(inside[0])
     except (RowError, UnknownLayerError) as error:
         raise type(error)(f"{place}: {error}") from None
     return inside is not None
-
-
-def _tell_once(d: Mapping[str, Any], i: int, message: str) -> None:
-    from ultralytics.utils import LOGGER
-
-    if (_file(d), i) not in _told:
-        _told.add((_file(d), i))
-        LOGGER.info(message)
 
 
 def _failing_row(error: BaseException, code: CodeType, d: Mapping[str, Any]) -> str | None:
