@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import registry
+from ...blocks import HOLDERS
 from ...errors import mistyped, nearest
 from ...graft import PLACE, PLACES, split_names
 from ...layers._timm import NAMES, why_not
@@ -17,6 +18,8 @@ from ...table import TIMM
 Load = Callable[[str], Any]
 _PLACE = re.compile(PLACE)
 _KNOWN_PLACES = [*PLACES, "backbone-p4", "neck-p3"]
+_SAID_FOR = {**dict.fromkeys(("block", "bottlenecks", "inside"), "blocks"), "head": "neck"}
+_BLOCKS = {name.lower() for name in HOLDERS}
 
 
 def stem_of(name: str) -> str:
@@ -137,6 +140,17 @@ def _wrong_part(words: list[str], load: Load) -> str:
     slugs = [layer.slug for layer in registry.layers()]
     word, before = parts[unknown][1], parts[unknown - 1][0] if unknown else ""
     hint = mistyped(word, registry.slugs())
+    layer = next((part for kind, part in parts if kind == "layer"), "")
+    if layer and word.lower() in _BLOCKS:
+        one = f"{'-'.join(words[:cut])}-{registry.slugs()[layer].slug}"
+        return f": {word!r} is a block. '{one}-blocks.yaml' has the layer inside its blocks, '{one}.yaml' as a row"
+    meant = _SAID_FOR.get(word.lower(), "")
+    if before == "place" and meant == "blocks":
+        place = parts[unknown - 1][1]
+        return f": '{place}-{word}' is no place for a layer; did you mean '{place}-blocks'?"
+    if before == "layer" and meant:
+        hint = f"; did you mean {meant!r}?"
+        return f": {word!r} is no place for a layer{hint} Places: {', '.join(_KNOWN_PLACES)} and other levels"
     if before == "layer" and not hint:
         level = re.fullmatch(r"p[1-9]", word)
         hint = f"; say 'backbone-{word}' or 'neck-{word}'." if level else nearest(word, _KNOWN_PLACES)
