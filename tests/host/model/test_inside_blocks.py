@@ -196,7 +196,7 @@ def test_strip_gives_back_the_plain_model(base: nn.Module, tmp_path: Path) -> No
     torch.save({"model": model, "epoch": -1, "train_args": {}}, tmp_path / "closed.pt")
     said: list[str] = []
     assert surgery.strip(tmp_path / "closed.pt", tmp_path / "plain.pt", say=said.append) == 0
-    assert said[0] == "8 attention layers, 10 with a gate, largest gate 0"
+    assert said[0] == "10 attention layers, 10 with a gate, largest gate 0"
     plain = torch.load(tmp_path / "plain.pt", weights_only=False)["model"]
     assert plain.state_dict().keys() == base.state_dict().keys() and same(plain, base)
     assert plain.names == model.names and "attention" not in str(plain.yaml)

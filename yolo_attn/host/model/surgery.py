@@ -21,6 +21,7 @@ from ...errors import HostError, RowError
 from ...graft import fill, insert, plan, remove, to_yaml
 from ...layers.gated import Gated
 from ..opening import open_checkpoint
+from .blocks import is_layer
 from .ours import has_attention
 
 Grafts = Sequence[tuple[str, str | int, Sequence[Any]]]
@@ -114,8 +115,9 @@ def strip(checkpoint: str | Path, output: str | Path, force: bool = False, say: 
     plain = _without_attention(model)
     difference = _difference(model, plain)
     gates = [abs(module.openness()) for module in model.modules() if isinstance(module, Gated)]
+    count = sum(map(is_layer, model.modules())) - len(gates)  # a gate holds the layer that it opens
     largest = f", largest gate {max(gates):.4g}" if gates else ""
-    say(f"{len(layers)} attention layers, {len(gates)} with a gate{largest}")
+    say(f"{count} attention layers, {len(gates)} with a gate{largest}")
     say(f"without them the outputs differ by {difference:.3g} of their largest value")
     if difference and not force:
         raise HostError(
