@@ -184,6 +184,10 @@ def test_gates_go_with_their_layer_and_false_keeps_them_out(base: nn.Module) -> 
     without.load(trained, verbose=False)
     assert not any(isinstance(m, Gated) for m in without.modules())
     assert sum("gate" in text for text in transfer.reports[without].misfits) == 10
+    other = with_layer("yolov8n", "CBAM")
+    other.load(trained, verbose=False)
+    lost = transfer.reports[other].total - transfer.reports[other].arrived
+    assert lost == 10 * len(blocks.find_attention(trained.model[2])["m.0.cv2"].state_dict())
     papers = with_layer("yolov8n", "SE", args=[{"gate": False}])
     papers.load(base, verbose=False)
     assert not any(isinstance(m, Gated) for m in papers.modules()) and not same(papers, base)

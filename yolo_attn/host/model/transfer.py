@@ -290,7 +290,11 @@ def _compare(base: Any, model: Any, pairs: Pairs, new: Sequence[int], taken: Seq
             misfits.append(f"{j} {_name(layer)} gate (its row says 'gate: false', so the layer is fully open)")
         there = blocks.find_attention(model.model[j])
         for path, inner in blocks.find_attention(layer).items():
-            if isinstance(inner, Gated) and isinstance(there.get(path), Gated):
+            if (
+                isinstance(inner, Gated)
+                and isinstance(there.get(path), Gated)
+                and blocks.is_same_kind(inner, there[path])
+            ):
                 arrived += 1
             elif isinstance(inner, Gated):
                 misfits.append(f"{j} {_name(layer)} {path} gate (none here)")
