@@ -105,7 +105,7 @@ class _Known:
 
 
 class _Bytes:
-    """Stands for torch's storage of plain bytes: a class of Python's, which a file could change for the whole process."""
+    """Stands for torch's storage of plain bytes, a class of Python's that a file could change."""
 
     __slots__ = ()
     dtype = torch.uint8

@@ -46,3 +46,5 @@ def test_the_command_asks_and_is_answered(run, folder) -> None:
     run("yolo-attn", "convert", "unclear.pt", "-o", "new.pt", "--as", "Focus2=Polarized")
     restricted = run("yolo-attn", "convert", "old.pt", "-o", "other.pt", ok=False, ULTRALYTICS_SAFE_LOAD="1")
     assert "old.pt is not opened: ULTRALYTICS_SAFE_LOAD is set" in restricted.stderr
+    long = run("yolo-attn", "convert", "a" * 300 + ".pt", "-o", "other.pt", ok=False)
+    assert long.stderr.startswith("yolo-attn: [Errno") and "Traceback" not in long.stderr
