@@ -121,6 +121,7 @@ def test_what_cannot_be_declared_is_said_and_stops_nothing(
         ("import beside", LayerFileError, "It lies beside the file: set PYTHONPATH="),
         ("def (", LayerFileError, "layers.py cannot be imported: SyntaxError"),
         ("raise RuntimeError('no')", LayerFileError, "layers.py cannot be imported: RuntimeError: no"),
+        ("raise SystemExit(2)", LayerFileError, "layers.py cannot be imported: it is a script that ends Python"),
         ("class MyAttentoin:\n    forward = None", LayerFileError, "has no 'MyAttention'; did you mean 'MyAttentoin'"),
         ("MyAttention = print", RegistrationError, "must be a subclass of nn.Module; it is <built-in"),
         (

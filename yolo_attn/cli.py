@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return examine(print)
         print(listing.markdown() if arguments.markdown else listing.text())
-    except (YoloAttnError, FileNotFoundError) as error:
+    except (YoloAttnError, OSError) as error:
         print(f"yolo-attn: {error}", file=sys.stderr)
         return 1
     return 0

@@ -212,7 +212,7 @@ class _FileLoader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         try:
             super().exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script parses the arguments of the command, and ends it
             raise LayerFileError(f"{self.path} cannot be imported: {_why(error, Path(self.path).parent)}") from error
 
 
@@ -221,7 +221,7 @@ def _import(module: str, plugin: Plugin) -> ModuleType:
         there = importlib.import_module(module)
     except LayerFileError as error:
         raise LayerFileError(f"{plugin.name} cannot be used: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LayerFileError(
             f"{plugin.name} of {plugin.source} cannot be used, for {module} cannot be imported: {_why(error)}"
         ) from error
@@ -233,8 +233,10 @@ def _import(module: str, plugin: Plugin) -> ModuleType:
     return there
 
 
-def _why(error: Exception, folder: Path | None = None) -> str:
+def _why(error: BaseException, folder: Path | None = None) -> str:
     """Say what stopped an import and, where a module is missing, what to do."""
+    if isinstance(error, SystemExit):
+        return "it is a script that ends Python (SystemExit); put what runs under if __name__ == '__main__':"
     said = f"{type(error).__name__}: {error}"
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return said

@@ -59,6 +59,9 @@ def test_without_the_setting_the_checkpoint_says_what_to_set(trained: Path, run)
     assert SAID in said.strip().splitlines()[-1] and "pip install" not in said
     code = f"import torch; torch.load({str(best)!r}, weights_only=False)"
     assert "layers.py, which this process does not know" in run("python", "-c", code, ok=False).stderr
+    for verb in ("strip", "convert"):
+        lost = run("yolo-attn", verb, str(best), "-o", str(trained / "new.pt"), ok=False).stderr
+        assert SAID.removesuffix("MyAttention") in lost and "pasted" not in lost and "Traceback" not in lost
     write_file(trained / "empty/layers.py", "Another")
     other = f"{trained / 'empty/layers.py'}:Another"
     said = run("yolo", "val", f"model={best}", "data=shapes.yaml", ok=False, YOLO_ATTN_LAYERS=other).stderr

@@ -69,6 +69,22 @@ def test_a_state_cannot_change_the_reader(tmp_path) -> None:
     rebuild = shells.Unpickler(io.BytesIO()).find_class("torch._utils", "_rebuild_tensor_v2")
     with pytest.raises(AttributeError):
         rebuild._function = os.system
+    mark = b"\x80\x02ctorch\nUntypedStorage\nN}X\x04\x00\x00\x00markK\x01s\x86b."
+    with pytest.raises(AttributeError):
+        shells.load(io.BytesIO(mark))
+    assert not hasattr(torch.UntypedStorage, "mark")
+
+
+@pytest.mark.parametrize("old_form", [False, True])
+@pytest.mark.parametrize("dtype", ["uint16", "float8_e4m3fn"])
+def test_tensors_of_rare_types_are_read(tmp_path, dtype, old_form) -> None:
+    """Torch writes the types that have no storage class of their own with a storage of bytes."""
+    if not hasattr(torch, dtype):
+        pytest.skip(f"this torch has no {dtype}")
+    tensor = torch.arange(6).view(2, 3).to(getattr(torch, dtype))
+    read = opened(tmp_path, {"a": tensor[1], "b": tensor}, _use_new_zipfile_serialization=not old_form)
+    assert read["b"].dtype is tensor.dtype
+    assert read["a"].float().tolist() == [3, 4, 5] and read["b"].float().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_module_that_it_names_is_not_imported(tmp_path, monkeypatch) -> None:

@@ -17,7 +17,7 @@ import torch
 import ultralytics
 from ultralytics.nn import tasks
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, LayerFileError
 from . import shells
 
 VARIABLE = "ULTRALYTICS_SAFE_LOAD"
@@ -45,6 +45,8 @@ def open_checkpoint(file: str | Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=False)
     except _UNREADABLE as error:
         raise _unreadable(file, error) from error
+    except LayerFileError as error:
+        raise CheckpointError(f"{file} cannot be opened: {error}") from error
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
             f"{file} holds a class that cannot be imported here: {error}. If it is a pasted attention layer: "

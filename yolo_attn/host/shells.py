@@ -104,8 +104,19 @@ class _Known:
         raise AttributeError(name)
 
 
+class _Bytes:
+    """Stands for torch's storage of plain bytes, a class of Python's that a file could change."""
+
+    __slots__ = ()
+    dtype = torch.uint8
+
+
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
+
+
+def _rebuild_typed(storage: Any, offset: Any, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any) -> Any:
+    return torch.empty(0, dtype=dtype).set_(storage._untyped_storage, offset, size, stride)
 
 
 def _rebuild_from_type(function: Any, _: Any, args: Any, *__: Any) -> Any:
@@ -129,14 +140,15 @@ _KNOWN: dict[str, Any] = {
     "datetime.timezone": datetime.timezone,
     "torch._utils._rebuild_tensor": _Known(_rebuild_tensor),
     "torch._utils._rebuild_tensor_v2": _Known(_rebuild_tensor),
+    "torch._utils._rebuild_tensor_v3": _Known(_rebuild_typed),
     "torch._utils._rebuild_parameter": _Known(lambda data, *_: data),
     "torch._utils._rebuild_parameter_with_state": _Known(lambda data, *_: data),
     "torch._tensor._rebuild_from_type_v2": _Known(_rebuild_from_type),
     "torch.serialization._get_layout": _Known(lambda *_: None),
     "torch.Size": _Known(lambda *sizes: tuple(*sizes)),
     "torch.device": _Known(lambda *parts: ":".join(map(str, parts))),
-    "torch.storage.UntypedStorage": torch.UntypedStorage,
-    "torch.UntypedStorage": torch.UntypedStorage,
+    "torch.storage.UntypedStorage": _Bytes(),
+    "torch.UntypedStorage": _Bytes(),
     "numpy.dtype": np.dtype,
     "numpy.ndarray": np.ndarray,
 }

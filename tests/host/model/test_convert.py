@@ -17,6 +17,8 @@ from yolo_attn.errors import CheckpointError, HostError, UnknownLayerError
 
 yolo_attn.install()
 convert = pytest.importorskip("yolo_attn.host.model.convert").convert
+pasted = pytest.importorskip("yolo_attn.host.model.pasted")
+shells = pytest.importorskip("yolo_attn.host.shells")
 tasks = pytest.importorskip("ultralytics.nn.tasks")
 
 FULL, HALF = 1e-5, 3e-3  # of the largest entry of a row's map: rounding in float32, of weights stored in half
@@ -124,7 +126,7 @@ def test_a_model_of_several_gpus_or_alone_in_its_file_is_found(rescued, old_file
     [
         ("unclear", ["row 2: pasted_attention.Focus2", "fits Polarized, PolarizedSeq", "--as Focus2=PolarizedSeq"]),
         ("nothing", ["row 2: ultralytics.nn.modules.conv.Nothing (no tensors)", "--as Nothing=SimAM"]),
-        ("own", ["row 2, 3: pasted_attention.Own", "alpha (3,)", "yolo_attn.register('Own', Own)"]),
+        ("own", ["row 2, 3: pasted_attention.Own", "alpha (3,)", "set YOLO_ATTN_LAYERS=layers.py:Own here"]),
         ("block", ["ultralytics.nn.modules.conv.C2f_SE", "a block with attention inside", "--model"]),
         ("inner", ["ultralytics.nn.modules.block.Bottleneck holds ultralytics.nn.modules.conv.SEAttention", "--model"]),
         ("hosts", ["ultralytics.nn.modules.conv.CBAM is Ultralytics' own class", "runs it as it is"]),
@@ -185,6 +187,13 @@ def test_a_file_that_is_there_stays(old_files, tmp_path, rescued) -> None:
     ):
         with pytest.raises(HostError, match=match):
             convert(own, output, force=True)
+
+
+def test_a_class_with_a_name_of_ours_and_other_tensors_is_told_how_to_keep_them() -> None:
+    shell = type("Shell", (shells.Shell,), {"path": "pasted.SE"})()
+    vars(shell)["_parameters"] = {"odd": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match=r"YOLO_ATTN_LAYERS=layers\.py:MySE here .* convert with --as SE=MySE"):
+        pasted.match(pasted.Pasted.of(shell, "SE", [64], 64))
 
 
 def test_tensors_that_are_left_over_stop_it(old_files, tmp_path, rescued) -> None:

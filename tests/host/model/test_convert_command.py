@@ -46,3 +46,32 @@ def test_the_command_asks_and_is_answered(run, folder) -> None:
     run("yolo-attn", "convert", "unclear.pt", "-o", "new.pt", "--as", "Focus2=Polarized")
     restricted = run("yolo-attn", "convert", "old.pt", "-o", "other.pt", ok=False, ULTRALYTICS_SAFE_LOAD="1")
     assert "old.pt is not opened: ULTRALYTICS_SAFE_LOAD is set" in restricted.stderr
+    long = run("yolo-attn", "convert", "a" * 300 + ".pt", "-o", "other.pt", ok=False)
+    assert long.stderr.startswith("yolo-attn: [Errno") and "Traceback" not in long.stderr
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class {}(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.alpha, self.mix = nn.Parameter(torch.rand(3)), nn.Linear(channels, 2 * channels)
+
+    def forward(self, x):
+        return x
+"""
+
+
+@pytest.mark.parametrize(("name", "answer"), [("Own", ()), ("MyOwn", ("--as", "Own=MyOwn"))])
+def test_a_class_that_is_none_of_ours_is_carried_into_a_layer_of_the_users_own(
+    run, tmp_path, old_files, name, answer
+) -> None:
+    shutil.copy(old_files / "own.pt", tmp_path)
+    (tmp_path / "layers.py").write_text(OWN.format(name))
+    setting = {"YOLO_ATTN_LAYERS": f"layers.py:{name}"}
+    assert "53 of 53 tensors" in run("yolo-attn", "convert", "own.pt", "-o", "new.pt", *answer, **setting).stdout
+    code = "import torch; print(type(torch.load('new.pt', weights_only=False)['model'].model[2]))"
+    assert f"yolo_attn.own.layers.{name}" in run("python", "-c", code, **setting).stdout

@@ -15,7 +15,7 @@ import torch
 import ultralytics
 from ultralytics.nn import tasks
 
-from ... import registry
+from ... import plugins, registry
 from ...blocks import attention_of
 from ...cache import replacing
 from ...errors import CheckpointError, HostError, RowError, YoloAttnError
@@ -103,6 +103,10 @@ def _own_rows(old: Old, chosen: Mapping[str, Layer]) -> tuple[dict[str, Any], di
             f"{old.file} is a bare state dict, which does not say what its layers are: give the YAML of its model, "
             "with rows of yolo-attn, by --model my.yaml"
         )
+    for _, part in old.model.modules():
+        module, _, name = part.path.rpartition(".")
+        if plugins.is_own(module) and not plugins.file_of(module):
+            raise CheckpointError(f"{old.file}: {plugins.lost(module, name)}. Nothing was written")
     config = old.config
     foreign = {index: shell for index in range(len(rows_of(config))) if (shell := _pasted_part(old, index)) is not None}
     unused = chosen.keys() - {shell.class_name for shell in foreign.values()}

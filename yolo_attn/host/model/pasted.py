@@ -376,7 +376,9 @@ def _refusal(pasted: Pasted, named: Layer | None, others: Sequence[str]) -> str:
         )
     newer = "update Ultralytics if it is of a newer one; or " if pasted.shell.path.startswith("ultralytics.") else ""
     meant = f"has not the tensors of {named.name}" if named else "fits no layer of yolo-attn"
+    own = f"My{name}" if name in registry.names() else name
+    answer = "" if own == name else f", and convert with --as {name}={own}"
     return (
-        f"{what} {meant} at width {pasted.width}: {newer}put its class into a module of yours, make it known by "
-        f"yolo_attn.register({name!r}, {name}), and name that layer in a model YAML (--model my.yaml)"
+        f"{what} {meant} at width {pasted.width}: {newer}put its class, as {own}, into a file such as layers.py, set "
+        f"YOLO_ATTN_LAYERS=layers.py:{own} here and wherever you use the new file{answer}"
     )
