@@ -15,7 +15,7 @@ def main() -> int:
     """Parse, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", type=Path, metavar="DIR", help="folder of Python files with other implementations")
-    parser.add_argument("--layers", nargs="+", default=registry.list_layers())
+    parser.add_argument("--layers", nargs="+", default=[layer.name for layer in registry.TABLE])
     parser.add_argument("--levels", nargs="+", choices=["P3", "P4", "P5"], default=["P3", "P4", "P5"])
     parser.add_argument("--models", nargs="+", choices=list("nsmlx"), help="scales of YOLOv8 (n; on a GPU n m)")
     parser.add_argument("--batch", nargs="+", type=int, help="images (1; on a GPU 1 8)")

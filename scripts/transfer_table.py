@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments import evidence
 from experiments.transfer_table import transfer_row
-from yolo_attn import list_layers
+from yolo_attn import registry
 from yolo_attn.errors import RowError
 
 FAMILIES = "yolov8n yolo11n yolo26n yolov5n yolo12n yolov8n-seg yolov8n-pose yolov8n-obb yolov8n-cls rtdetr-l"
@@ -19,7 +19,12 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=FAMILIES.split())
     parser.add_argument("--places", nargs="+", default=["backbone", "stages", "neck", "blocks"])
     parser.add_argument("--layer", default="CBAM")
-    parser.add_argument("--others", nargs="*", default=list_layers(), help="other layers, in the first family alone")
+    parser.add_argument(
+        "--others",
+        nargs="*",
+        default=[layer.name for layer in registry.TABLE],
+        help="other layers, in the first family alone",
+    )
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
     rows = []

@@ -289,7 +289,8 @@ def split_name(name: str) -> list[tuple[str, str, str]]:
     readings = []
     for slug, layer in registry.slugs().items():
         pattern = rf"(.+)-{re.escape(slug)}(?:-({PLACE}))?"
-        if match := re.fullmatch(pattern, name, re.IGNORECASE):
+        match = re.fullmatch(pattern, name, re.IGNORECASE)
+        if match and not match[1].lower().endswith("-timm"):  # timm-eca is one word
             readings.append((match[1], layer.slug if layer.given else layer.name, (match[2] or "backbone").lower()))
     return sorted(readings, key=lambda reading: -len(reading[0]))
 

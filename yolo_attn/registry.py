@@ -227,8 +227,7 @@ def bind_to(
     if missing:
         raise ArgumentError(f"{usage} needs {', '.join(map(repr, missing))}")
     last = max((i for i, p in enumerate(parameters) if p.name in given), default=-1)
-    has_pasted_calls = layer.registered is None and not layer.gathers
-    width = Bound(channels) if type(channels) is int and has_pasted_calls else channels
+    width = Bound(channels) if type(channels) is int and layer.registered is None else channels
     return [width, *(plain(given.get(p.name, p.default)) for p in parameters[: last + 1])]
 
 
@@ -306,7 +305,7 @@ def create(layer: str | None = None, /, channels: int | None = None, *args: Any,
     row = find(kwargs.pop("name", "") if layer is None else layer)  # an argument of a layer may be called name
     if channels is None:
         channels = next((value for key, value in kwargs.items() if key in WIDTHS - {*row.arguments}), None)
-    if row.registered is None and not row.gathers:
+    if row.registered is None:
         given, keywords = _pasted.reordered(row.name, row.arguments, channels, args, kwargs)
     else:
         given, keywords = [*args], kwargs

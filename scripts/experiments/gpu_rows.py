@@ -50,8 +50,8 @@ class Plan:
     workers: int = 12
     warmup: int = 10
     counted: int = 40
-    layers: Sequence[str] = tuple(registry.list_layers())
-    compiled: Sequence[str] = tuple(registry.list_layers())
+    layers: Sequence[str] = tuple(layer.name for layer in registry.TABLE)
+    compiled: Sequence[str] = tuple(layer.name for layer in registry.TABLE)
     scales: Sequence[str] = ("n", "m")
     levels: Sequence[str] = ("P3", "P4", "P5")
     layer_batch: int = 8

@@ -199,7 +199,9 @@ def test_python_blocks_run(code: str, tmp_path: Path, host_settings: dict[str, s
 
 
 def test_rows_build(tmp_path: Path, installed) -> None:
-    (rows,) = [b for b in blocks(LAYERS.read_text(encoding="utf-8"), "yaml") if "CBAM" in b]
+    shown = [b for b in blocks(LAYERS.read_text(encoding="utf-8"), "yaml") if b.startswith("- [")]
+    (rows,) = [b for b in shown if "reads the row before" in b]
+    assert len(shown) == 3
     before = [[-1, 1, "Conv", [16 + 8 * number, 3, 2 if number < 3 else 1]] for number in range(8)]
     content = {"nc": 2, "backbone": before + yaml.safe_load(rows), "head": [[[-1], 1, "Detect", ["nc"]]]}
     (tmp_path / "rows.yaml").write_text(yaml.safe_dump(content))
@@ -208,6 +210,9 @@ def test_rows_build(tmp_path: Path, installed) -> None:
     built = DetectionModel(str(tmp_path / "rows.yaml"), verbose=False).model[8:11]
     assert [layer.type.rpartition(".")[2] for layer in built[:2]] == ["CBAM", "CBAM"]
     assert len(built[2]) == 2
+    for others in shown:
+        every = {**content, "backbone": before + yaml.safe_load(others)}
+        assert len(DetectionModel(every, verbose=False).model) == 8 + len(yaml.safe_load(others)) + 1
 
 
 def test_what_stock_ultralytics_says_is_what_the_readme_says(tmp_path: Path, host_settings: dict[str, str]) -> None:

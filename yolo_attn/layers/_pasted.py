@@ -180,7 +180,7 @@ def written(arguments: Mapping[str, Any]) -> str:
 
 
 def read(
-    layer: str, arguments: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+    layer: str, arguments: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any], gathers: bool = False
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return a call's positional and keyword arguments in our order and under our names, the width first.
 
@@ -189,6 +189,7 @@ def read(
         arguments: What its constructor takes, the width first.
         args: The positional arguments.
         kwargs: The keyword arguments.
+        gathers: Whether it takes other keywords too.
 
     Raises:
         ValueError: If the width is given twice and differs.
@@ -198,7 +199,7 @@ def read(
     given, keywords = _widths_to_one(layer, arguments, args, kwargs)
     usage = f"{layer}({', '.join(arguments)})"
     for key in keywords:
-        if key not in arguments:
+        if key not in arguments and not gathers:
             raise ArgumentError(f"{usage} has no argument {key!r}{meant(layer, key, rest)}")
     if not given:
         raise ArgumentError(f"{usage} needs {first!r}, the width of its map")
@@ -267,13 +268,15 @@ def _is_width(value: Any, width: Any) -> bool:
 def takes_pasted(original: Init) -> Init:
     """Let the constructor of a layer take calls as pasted code has them, or say what to write instead."""
     layer = original.__qualname__.partition(".")[0]
-    arguments = [*inspect.signature(original).parameters][1:]
+    parameters = [*inspect.signature(original).parameters.values()][1:]
+    arguments = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    gathers = len(arguments) < len(parameters)  # such a constructor judges keywords itself
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if args and type(args[0]) is Bound:
             return original(self, int(args[0]), *args[1:], **kwargs)
-        given, keywords = read(layer, arguments, args, kwargs)
+        given, keywords = read(layer, arguments, args, kwargs, gathers)
         return original(self, *given, **keywords)
 
     return __init__  # type: ignore[return-value]

@@ -23,6 +23,7 @@ from ..errors import ArgumentError, LayerFileError, nearest
 from . import _checks as check
 from ._layout import like
 from ._norm import Norm, fold_norm
+from ._pasted import takes_pasted
 from ._timm import ACTIVATIONS, NAMES, OPTIONS, SAID, STARTS_AS_IDENTITY, UNUSED, checked, timm_name
 
 _SIZES = ((1, 1), (5, 7), (16, 8))
@@ -60,6 +61,7 @@ class TimmAttention(nn.Module):
         >>> y = layer(torch.randn(2, 64, 20, 20))
     """
 
+    @takes_pasted
     def __init__(
         self, channels: int, name: str | None = None, options: Mapping[str, Any] | None = None, **keywords: Any
     ) -> None:

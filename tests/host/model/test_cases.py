@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from yolo_attn.errors import RowError
-from yolo_attn.host.model import check, rows
+from yolo_attn.host.model import check, row_arguments
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
 LOGGER = pytest.importorskip("ultralytics.utils").LOGGER
@@ -54,7 +54,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     messages: dict[str, list[str]] = {"info": [], "warning": []}
     for level, found in messages.items():
         monkeypatch.setattr(LOGGER, level, lambda text, *args, found=found: found.append(str(text)))
-    monkeypatch.setattr(rows, "_told", set())
+    monkeypatch.setattr(row_arguments, "_told", set())
     monkeypatch.setattr(check, "_told", set())
     monkeypatch.delenv(check.STRICT, raising=False)
     return messages

@@ -11,7 +11,7 @@ from torch import nn
 import yolo_attn
 from yolo_attn import registry
 from yolo_attn.errors import RowError, UnknownLayerError
-from yolo_attn.host.model import rows
+from yolo_attn.host.model import row_arguments
 from yolo_attn.layers._pasted import WIDTHS
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
@@ -119,7 +119,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     messages: list[str] = []
     monkeypatch.setattr(LOGGER, "info", messages.append)
-    rows._told.clear()
+    row_arguments._told.clear()
     return messages
 
 
@@ -144,7 +144,7 @@ def test_every_name_takes_no_width_and_one_and_two(name: str) -> None:
         assert str(parse(name, args)) == str(plain)
 
 
-@pytest.mark.parametrize("name", registry.list_layers())
+@pytest.mark.parametrize("name", [layer.name for layer in registry.TABLE])
 def test_every_word_for_the_width_is_a_keyword_of_a_row(name: str) -> None:
     words = WIDTHS - {*registry.find(name).arguments}
     assert str(parse(name, str(dict.fromkeys(sorted(words), 1024)))) == str(parse(name, "[]"))

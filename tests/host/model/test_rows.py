@@ -12,7 +12,7 @@ import yolo_attn
 from yolo_attn import registry
 from yolo_attn.errors import HostError, RowError, UnknownLayerError
 from yolo_attn.host import patch
-from yolo_attn.host.model import rows
+from yolo_attn.host.model import row_arguments, rows
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
 
@@ -104,7 +104,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_pasted_width_is_mentioned_once(said: list[str]) -> None:
-    rows._told.clear()
+    row_arguments._told.clear()
     parse([-1, 1, "CBAM", [1024]])
     parse([-1, 1, "CBAM", [1024]])
     assert said == ["my-net.yaml, row 3: CBAM takes its width (256) from the row it reads; 1024 ignored"]
