@@ -201,7 +201,7 @@ def test_timm_never_swallows_a_slip(name: str, options: dict, said: str) -> None
         ("splat", {"out_channels": 32}, r"keeps the width of its map: out_channels=32 and channels=64 differ"),
         ("splat", {"groups": 7}, r"groups=7\) cannot be built: .*divisible"),
         ("splat", {"drop_layer": "x"}, "drop_layer='x' cannot be used: it takes a class"),
-        ("lambda", {"dim_out": 32}, r"dim_out=32\) cannot take a map of 1x1"),
+        ("lambda", {"dim_out": 32}, "keeps the width of its map: dim_out=32 and channels=64 differ"),
         ("lambda", {"stride": 2}, r"stride=2\) cannot take a map of 1x1"),
         ("lambda", {"num_heads": 7}, r"num_heads=7\) cannot be built: .*divided by num_heads"),
         ("lambda", {"feat_size": [8, 8]}, r"feat_size=\[8, 8\] cannot be used: it binds the layer to one map size"),
