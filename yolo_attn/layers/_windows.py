@@ -26,7 +26,9 @@ def split_windows(x: Tensor, n_win: int, auto_pad: bool, mask_pad: bool) -> tupl
     bottom, right = (n_win * ((n + n_win - 1) // n_win) - n for n in (h, w))
     # A recorded graph has to hold the padding even where its own example needs none.
     pad = auto_pad and (is_recorded() or bool(bottom or right))
-    if pad:
+    if pad and torch.jit.is_tracing():
+        x = _pad_by_joining(x, bottom, right)
+    elif pad:
         x = F.pad(x, (0, right, 0, bottom))
     windows = rearrange(x, "b c (j h) (i w) -> b (j i) h w c", j=n_win, i=n_win)
     if not (pad and mask_pad):
@@ -34,6 +36,12 @@ def split_windows(x: Tensor, n_win: int, auto_pad: bool, mask_pad: bool) -> tupl
     rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
     real = (rows < h)[:, None] & (columns < w)
     return windows, rearrange(real, "(j h) (i w) -> (j i) h w", j=n_win, i=n_win)
+
+
+def _pad_by_joining(x: Tensor, bottom: int, right: int) -> Tensor:
+    """Pad a map with zeros. onnxslim gets the ONNX form of ``F.pad`` wrong where two maps of one size are padded."""
+    x = torch.cat([x, x.new_zeros((*x.shape[:3], right))], 3)
+    return torch.cat([x, x.new_zeros((*x.shape[:2], bottom, x.shape[3]))], 2)
 
 
 def merge_windows(x: Tensor, n_win: int) -> Tensor:
