@@ -94,12 +94,12 @@ def fill(model: Mapping[str, Any], grafts: Iterable[Graft]) -> Model:
     for name, args, places in _by_place(grafts):
         for place in places:
             if place in BLOCK_PLACES:
-                for part, number in _holders(result, str(place)):
-                    row = result[part][number]
+                rows = [*result["backbone"], *result["head"]]
+                for index in _holders(result, str(place)):
+                    row = rows[index]
                     if inside := blocks.attention_of(row):
-                        index = number + (len(result["backbone"]) if part == "head" else 0)
                         raise RowError(f"at={place!r}: row {index}, {row[2]}, has {inside[0]} inside; one is allowed")
-                    result[part][number] = blocks.with_attention(row, name, copy.deepcopy(list(args)))
+                    row[:] = blocks.with_attention(row, name, copy.deepcopy(list(args)))
     return result
 
 
@@ -110,10 +110,11 @@ def _by_place(grafts: Iterable[Graft]) -> Iterator[tuple[str, list[Any], Sequenc
         yield name, [*given, *args], [at] if isinstance(at, (str, int)) else at
 
 
-def _holders(model: Mapping[str, Any], place: str) -> list[tuple[str, int]]:
-    """Return part and number in it of each row of a place whose block holds bottlenecks."""
-    parts = BLOCK_PLACES[place]
-    found = [(part, number) for part in parts for number, row in enumerate(model[part]) if blocks.is_holder(row)]
+def _holders(model: Mapping[str, Any], place: str) -> list[int]:
+    """Return the indices of the rows of a place whose blocks hold bottlenecks."""
+    parts = [part for part in ("backbone", "head") for _ in model[part]]
+    rows = enumerate(zip(parts, [*model["backbone"], *model["head"]], strict=True))
+    found = [index for index, (part, row) in rows if part in BLOCK_PLACES[place] and blocks.is_holder(row)]
     if not found:
         raise RowError(f"at={place!r}: no block there has bottlenecks. Blocks that have: {', '.join(blocks.HOLDERS)}")
     return found
@@ -138,7 +139,7 @@ def find_rows(model: Mapping[str, Any], place: str | int) -> list[int]:
     elif place == "neck":
         found = _feeding(model)
     elif place in BLOCK_PLACES:
-        found = [n + (len(model["backbone"]) if part == "head" else 0) for part, n in _holders(model, str(place))]
+        found = _holders(model, str(place))
     elif isinstance(place, str) and (level := _LEVEL.fullmatch(place)):
         levels = _stages(model) if level[1] == "backbone" else _neck(model)
         if int(level[2]) not in levels:

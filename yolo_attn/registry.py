@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _MOST_PARAMETERS = 2**29
 
 BUILT_IN = (*TABLE, TIMM)
-_BUILT_IN = {name: layer for layer in BUILT_IN for name in (layer.name, *layer.aliases, *layer.pasted)}
+# Every name that the package gives a layer, those left to the host included.
+BY_NAME = {name: layer for layer in BUILT_IN for name in (layer.name, *layer.aliases, *layer.pasted)}
 _USER_LAYERS: dict[str, Layer] = {}
 _left: frozenset[str] = frozenset()
 _observers: list[Callable[[], None]] = []
@@ -53,7 +54,7 @@ def names() -> dict[str, Layer]:
 
     Nothing is imported.
     """
-    return _without_left({**_BUILT_IN, **_USER_LAYERS, **_own_by_name()})
+    return _without_left({**BY_NAME, **_USER_LAYERS, **_own_by_name()})
 
 
 def leave_to_host(pasted: Iterable[str]) -> None:
@@ -65,7 +66,7 @@ def leave_to_host(pasted: Iterable[str]) -> None:
 def in_use() -> dict[str, Layer]:
     """Map names and aliases to the package's layers, the registered ones, and those own ones that a model has named."""
     own = _own_by_name() if plugins.completed() else {}
-    return _without_left({**_BUILT_IN, **_USER_LAYERS, **{name: own[name] for name in own if own[name].registered}})
+    return _without_left({**BY_NAME, **_USER_LAYERS, **{name: own[name] for name in own if own[name].registered}})
 
 
 def classes() -> dict[str, type[nn.Module]]:
@@ -129,7 +130,7 @@ def list_layers() -> list[str]:
 def slugs() -> dict[str, Layer]:
     """Map everything that stands for a layer in a model's name, in lower case, to its row; the package's come first."""
     own = {word: layer for layer in reversed(layers()[len(BUILT_IN) :]) for word in (layer.name.lower(), layer.slug)}
-    words = {name.lower(): layer for name, layer in _BUILT_IN.items() if layer is not TIMM}  # which needs a name
+    words = {name.lower(): layer for name, layer in BY_NAME.items() if layer is not TIMM}  # which needs a name
     return {**own, **words, **{layer.slug: layer for layer in reversed((*TABLE, *TIMM_SLUGS))}}
 
 
@@ -141,7 +142,7 @@ def find(name: str) -> Layer:
         LayerFileError: If it is an own layer that cannot be imported.
         RegistrationError: If it is an own layer that rows cannot use.
     """
-    layer = _BUILT_IN.get(name) or _USER_LAYERS.get(name) or _own_by_name().get(name)
+    layer = BY_NAME.get(name) or _USER_LAYERS.get(name) or _own_by_name().get(name)
     if layer is None:
         raise UnknownLayerError(f"unknown layer {name!r}{hint(name)}")
     return plugins.complete(layer) if isinstance(layer, Plugin) else layer
@@ -341,7 +342,7 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
         raise RegistrationError(f"register({name!r}, ...): the name must be a Python identifier")
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise RegistrationError(f"register({name!r}, {cls!r}): the second argument must be a subclass of nn.Module")
-    there = _BUILT_IN.get(name) or names().get(name)
+    there = BY_NAME.get(name) or names().get(name)
     if there is not None and _is_same(there, cls):
         return cls
     if there is not None:

@@ -13,8 +13,8 @@ def __getattr__(name: str) -> Any:
     if not name.startswith("_"):
         from .. import registry
 
-        if name in registry._BUILT_IN:
-            return registry._BUILT_IN[name].load()
+        if name in registry.BY_NAME:
+            return registry.BY_NAME[name].load()
         if name.lower() in registry.ELSEWHERE:
             raise ImportError(f"{__name__} has no {name!r}{registry.hint(name)}", name=__name__)
     elif name == "__all__":  # of a star import

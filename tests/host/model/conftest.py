@@ -1,4 +1,4 @@
-"""Checkpoints of an edited Ultralytics, made in a process of its own."""
+"""What several tests of models need: what is said of rows, and checkpoints of an edited Ultralytics."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ def old_files(tmp_path_factory: pytest.TempPathFactory, host_settings: dict[str,
     done = subprocess.run([sys.executable, str(script), str(folder)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the host's logger says from now on; nothing counts as said before."""
+    from ultralytics.utils import LOGGER
+
+    from yolo_attn.host.model import row_arguments
+
+    messages: list[str] = []
+    monkeypatch.setattr(LOGGER, "info", messages.append)
+    monkeypatch.setattr(row_arguments, "_told", set())
+    return messages

@@ -11,7 +11,6 @@ from torch import nn
 import yolo_attn
 from yolo_attn import registry
 from yolo_attn.errors import RowError, UnknownLayerError
-from yolo_attn.host.model import row_arguments
 from yolo_attn.layers._pasted import WIDTHS
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
@@ -111,16 +110,6 @@ CLEAR = [
 @pytest.fixture(autouse=True, scope="module")
 def _patched(installed) -> None:
     pass
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    from ultralytics.utils import LOGGER
-
-    messages: list[str] = []
-    monkeypatch.setattr(LOGGER, "info", messages.append)
-    row_arguments._told.clear()
-    return messages
 
 
 def parse(name: str, args: str, scale: str = "n") -> Any:

@@ -12,7 +12,7 @@ import yolo_attn
 from yolo_attn import registry
 from yolo_attn.errors import HostError, RowError, UnknownLayerError
 from yolo_attn.host import patch
-from yolo_attn.host.model import row_arguments, rows
+from yolo_attn.host.model import rows
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
 
@@ -93,18 +93,7 @@ def test_a_width_as_written_behind_concat_upsample_and_attention() -> None:
     assert (layer.channels, layer.reduction) == (272, 8)
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the host's logger is told."""
-    from ultralytics.utils import LOGGER
-
-    messages: list[str] = []
-    monkeypatch.setattr(LOGGER, "info", messages.append)
-    return messages
-
-
 def test_a_pasted_width_is_mentioned_once(said: list[str]) -> None:
-    row_arguments._told.clear()
     parse([-1, 1, "CBAM", [1024]])
     parse([-1, 1, "CBAM", [1024]])
     assert said == ["my-net.yaml, row 3: CBAM takes its width (256) from the row it reads; 1024 ignored"]

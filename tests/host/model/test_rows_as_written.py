@@ -9,7 +9,6 @@ import yaml
 
 import yolo_attn
 from yolo_attn.errors import RowError, UnknownLayerError
-from yolo_attn.host.model import row_arguments
 from yolo_attn.layers.gated import Gated
 
 tasks = pytest.importorskip("ultralytics.nn.tasks")
@@ -39,16 +38,6 @@ WIDTHS = {"n": 256, "s": 512, "m": 576, "l": 512, "x": 640}
 @pytest.fixture(autouse=True, scope="module")
 def _patched(installed) -> None:
     pass
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    from ultralytics.utils import LOGGER
-
-    messages: list[str] = []
-    monkeypatch.setattr(LOGGER, "info", messages.append)
-    row_arguments._told.clear()
-    return messages
 
 
 def parse(row: str, scale: str = "n", text: str = TEXT) -> Any:

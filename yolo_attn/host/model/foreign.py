@@ -24,10 +24,10 @@ from torch import nn
 
 from ... import plugins, registry
 from ...errors import CheckpointError
-from ...layers.gated import Gated
 from ...plugins import lost
 from .. import names
 from ..opening import is_restricted
+from .blocks import ungated
 from .ours import is_attention, repeats
 
 _NAMED = re.compile(rb"c([\w.-]+)\n([\w.]+)\n")  # how a pickle of protocol 2 names a class
@@ -123,7 +123,7 @@ def difference(foreign: nn.Module, ours: nn.Module) -> float | None:
         ours: Our layer whose tensors have the same names and shapes, gated or not.
     """
     theirs = [copy.deepcopy(part).double().cpu().eval() for part in repeats(foreign)]
-    own = [copy.deepcopy(p.layer if isinstance(p, Gated) else p).double().cpu().eval() for p in repeats(ours)]
+    own = [copy.deepcopy(ungated(p)).double().cpu().eval() for p in repeats(ours)]
     width = getattr(own[0], "channels", None)
     if not isinstance(width, int):
         return None

@@ -15,8 +15,7 @@ from torch import nn
 from ... import registry
 from ...blocks import attention_of, with_attention
 from ...graft import split_arguments
-from ...layers.gated import Gated
-from .blocks import find_attention
+from .blocks import find_attention, ungated
 from .ours import repeats
 
 
@@ -67,7 +66,7 @@ def _keep(row: list[Any], layer: nn.Module) -> list[Any] | None:
 
 def _arguments(known: registry.Layer, part: nn.Module, args: Any) -> dict[str, Any] | None:
     """Return the arguments of a row's layer that are not the defaults, or None if it is not the package's."""
-    inner = part.layer if isinstance(part, Gated) else part
+    inner = ungated(part)
     if known.source or type(inner) is not known.load():
         return None
     values = {p.name: (_plain(getattr(inner, p.name, p.default)), _plain(p.default)) for p in known.parameters()}

@@ -33,7 +33,7 @@ def repeats(layer: nn.Module) -> list[nn.Module]:
 
 def kind_of(layer: nn.Module) -> tuple[str, int]:
     """Return the name of a layer's class, without its gate and as our table has it, and its number of repeats."""
-    parts = [part.layer if isinstance(part, Gated) else part for part in repeats(layer)]
+    parts = [blocks.ungated(part) for part in repeats(layer)]
     name = type(parts[0]).__name__
     known = registry.names().get(name)
     return known.name if known else name, len(parts)
@@ -116,7 +116,7 @@ def readable(model: nn.Module, name: str) -> str:
         return name
     row = rows[int(index)]
     inner = repeats(row)[0]
-    kind = type(inner.layer if isinstance(inner, Gated) else inner).__name__
+    kind = type(blocks.ungated(inner)).__name__
     if isinstance(row, Gated) and rest.startswith("layer"):
         rest = rest.partition(".")[2]
     return f"model.{index} {kind}" + (f".{rest}" if rest else "")
