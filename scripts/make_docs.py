@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments import evidence, export_table, forms, report
+from experiments import evidence, export_table, forms, report, start_study
 from yolo_attn import listing, registry
 from yolo_attn.blocks import HOLDERS
 
@@ -42,6 +42,7 @@ def sections(chinese: bool = False) -> dict[str, str]:
         "demo": demo_chinese if chinese else demo,
         "transfer": evidence.transfer_table,
         "transfer-bccd": evidence.study_table,
+        "start-neu": start_study.start_table,
         "speed-bccd": evidence.speed_table,
         "speed-bccd-layers": evidence.speed_table,
         "benchmark": report.benchmark_table,
