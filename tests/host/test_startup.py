@@ -213,3 +213,9 @@ def test_a_wrapper_around_ours_leaves_us_in_place(run, tmp_path: Path) -> None:
     code = "import addon, yolo_attn; yolo_attn.install(); assert yolo_attn.installed()\n" + BUILD
     done = run("python", "-c", code)
     assert "wrapped" in done.stdout and "built" in done.stdout
+
+
+@pytest.mark.parametrize("first", ["yolo_attn.host.opening", "yolo_attn.host.model.foreign"])
+def test_a_module_of_the_package_may_be_imported_before_ultralytics(first: str, run) -> None:
+    done = run("python", "-c", f"import {first}\n" + BUILD)
+    assert "built" in done.stdout and "not active" not in done.stderr

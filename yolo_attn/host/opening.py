@@ -14,8 +14,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-import ultralytics
-from ultralytics.nn import tasks
 
 from ..errors import CheckpointError, LayerFileError
 from . import shells
@@ -27,6 +25,8 @@ _UNREADABLE = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError)
 
 def is_restricted() -> bool:
     """Return whether the user restricts what a checkpoint may hold."""
+    import ultralytics  # not above: the joints that its import puts in place need this module
+
     return os.environ.get(VARIABLE, "").strip().lower() in _ON or bool(getattr(ultralytics.utils, "SAFE_LOAD", False))
 
 
@@ -90,6 +90,9 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _open_restricted(file: str | Path) -> Any:
+    import ultralytics
+    from ultralytics.nn import tasks
+
     can_restrict = "safe_only" in inspect.signature(tasks.torch_safe_load).parameters
     if not (can_restrict and hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")):
         raise CheckpointError(
