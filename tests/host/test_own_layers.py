@@ -185,7 +185,7 @@ def test_the_layer_is_ours_in_every_way(run, tmp_path: Path) -> None:
 
 
 def test_what_the_page_shows_works(run, tmp_path: Path) -> None:
-    page = (ROOT / "docs/layers.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/own-layer.md").read_text(encoding="utf-8")
     (layer,) = [block for block in blocks(page, "python") if "class MyAttention" in block]
     (shown,) = [block for block in blocks(page, "bash") if "myattention" in block]
     (tmp_path / "layers.py").write_text(layer)

@@ -66,6 +66,7 @@ SLOW = {
     "yolo-attn graft yolo11n.yaml --layer CoordAtt --at neck --layer SE --at 4 --args '[]' --args '{reduction: 8}'"
     " -o my-yolo11n.yaml": ("", "GFLOPs"),
     "yolo-attn runs runs --csv runs.csv --markdown runs.md --latex runs.tex": ("", "detect/train"),
+    "yolo train cfg=runs/detect/train/args.yaml save_dir=again": (TINY, "Results saved to"),
     "yolo-attn runs DIR": ("", "detect/train"),
     "python scripts/train.py --model yolov8n-coordatt.yaml --train-json a.json --train-images images --val-json b.json"
     " epochs=100": (f"--val-images images {TINY}", '"bbox"'),
