@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--imgsz", type=int, default=128)
     parser.add_argument("--base-epochs", type=int, default=80)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("runs/start-study"))
     parser.add_argument("--report", action="store_true", help="only write the record of what is done")
@@ -28,7 +28,15 @@ def main() -> None:
     data, work = str(write_description(splits)), given.work.absolute()
     common = {"imgsz": given.imgsz, "workers": 0, "cache": "ram", "plots": False, "verbose": False}
     base_recipe = {"batch": 16, "nbs": 16, "epochs": given.base_epochs}
-    recipe = {"batch": 8, "nbs": 8, "epochs": given.epochs, "warmup_epochs": 2, "close_mosaic": 1}
+    recipe = {
+        "batch": 6,
+        "nbs": 6,
+        "epochs": given.epochs,
+        "optimizer": "AdamW",
+        "lr0": 2e-4,
+        "warmup_epochs": 2,
+        "close_mosaic": 2,
+    }
     base = given.base or work / "base" / "weights" / "best.pt"
     if not base.is_file() and not given.report:
         transfer_study.train_base(data, work, seed=0, **common, **base_recipe)

@@ -33,7 +33,7 @@ GATES = {
     "own rate": (1, False, 20),
 }
 STARTS = ("paper", *GATES, "schedule")
-GATE_EVERY = 49  # steps between two readings of the gates
+GATE_EVERY = 65  # steps between two readings of the gates
 
 
 class Opening(nn.Module):
