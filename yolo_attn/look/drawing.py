@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +26,64 @@ WIDTH, MARGIN, GAP, COLUMNS = 10.0, 0.3, 0.32, 4
 PANEL = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS
 BAR = 0.38  # of a panel, for the colour bar and its numbers
 TALLEST = 8  # lines of panels in one figure
-_FONT, _SMALL, _LINE = 7.5, 6.5, 0.125
+_TITLE, _FONT, _SMALL, _LINE = 8.5, 7.5, 6.5, 0.125
+_ABOVE = 0.34  # the title of a panel
 _CHINESE = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "SimHei", "WenQuanYi Micro Hei", "Source Han Sans SC")
 _STYLE = {"font.size": _FONT, "axes.linewidth": 0.5, "xtick.labelsize": _SMALL, "ytick.labelsize": _SMALL}
 _POINTS = 150  # of the largest weights
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Panels of one layer that stand side by side below its heading."""
+
+    reading: Reading
+    panels: Sequence[Panel]
+    is_first: bool = True
+
+    @property
+    def width(self) -> float:
+        return len(self.panels) * (PANEL + GAP) - GAP
+
+    @property
+    def title(self) -> list[str]:
+        (h, w), label = self.reading.view.size, self.reading.layer.label
+        more = f"{self.reading.channels} channels, {h}x{w}" if self.is_first else "more"
+        return _wrapped(f"{label[0].upper()}{label[1:]}: {more}", self.width, _TITLE)
+
+    @property
+    def effect(self) -> list[str]:
+        said = effect(self.reading)
+        if not self.is_first:
+            return []
+        return _wrapped(f"{said[0].upper()}{said[1:]}.", self.width)
+
+    @property
+    def heading(self) -> float:
+        return 0.17 * len(self.title) + _LINE * len(self.effect) + 0.1
+
+    @property
+    def caption(self) -> float:
+        return max(_LINE * len(_wrapped(panel.words)) + _foot(panel) for panel in self.panels)
+
+
 def draw(scene: Scene, readings: Sequence[Reading], file: Path) -> int:
     """Draw the figure, write it, and return how many layers are in it: as many as fit."""
     with matplotlib.rc_context(_style()):
-        height = PANEL * _aspect(scene)
-        rows = _fitting(readings)
-        lines = [_lines(reading.panels) for reading in rows]
-        tops = [MARGIN]
-        blocks = [0.45 + sum(0.32 + height + _caption(line) for line in of_row) for of_row in lines]
-        first = height + 0.35
-        for block in (first, *blocks):
-            tops.append(tops[-1] + block)
-        figure = Figure(figsize=(WIDTH, tops[-1] + 0.1), dpi=150)
-        figure.patch.set_facecolor("white")
-        _draw_head(figure, scene, tops[0], height)
-        for reading, of_row, top in zip(rows, lines, tops[1:], strict=False):
-            _draw_row(figure, scene, reading, of_row, top, height)
+        height, lines = PANEL * _aspect(scene), _lines(readings)
+        drawn = min(height, (PANEL - BAR) * _aspect(scene))
+        tops, headings = [MARGIN + height + 0.3], [max(block.heading for block in line) for line in lines]
+        for line, heading in zip(lines, headings, strict=True):
+            tops.append(tops[-1] + heading + _ABOVE + drawn + max(block.caption for block in line) + 0.3)
+        figure = Figure(figsize=(WIDTH, tops[-1]), dpi=200)
+        _draw_head(figure, scene, MARGIN, height)
+        for line, top, heading in zip(lines, tops, headings, strict=False):
+            left = MARGIN
+            for block in line:
+                _draw_block(figure, scene, block, left, top, heading, drawn)
+                left += block.width + GAP
         _write(figure, file)
-    return len(rows)
+    return len({block.reading.layer for line in lines for block in line})
 
 
 def draw_alone(scene: Scene, reading: Reading, panel: Panel, file: Path) -> None:
@@ -84,29 +119,29 @@ def _aspect(scene: Scene) -> float:
     return min(max(height / width, 0.5), 1.3)
 
 
-def _fitting(readings: Sequence[Reading]) -> list[Reading]:
-    """Return the first layers whose panels fit into one figure, one at least."""
-    chosen: list[Reading] = []
-    used = 0
-    for reading in readings:
-        used += len(_lines(reading.panels))
-        if chosen and used > TALLEST:
+def _lines(readings: Sequence[Reading]) -> list[list[_Block]]:
+    """Return the first layers that fit into one figure, one at least, packed into lines."""
+    lines: list[list[_Block]] = []
+    for count, reading in enumerate(readings):
+        longer = [list(line) for line in lines]
+        for i in range(0, len(reading.panels), COLUMNS):
+            block = _Block(reading, reading.panels[i : i + COLUMNS], i == 0)
+            if not longer or sum(len(b.panels) for b in longer[-1]) + len(block.panels) > COLUMNS:
+                longer.append([])
+            longer[-1].append(block)
+        if count and len(longer) > TALLEST:
             break
-        chosen.append(reading)
-    return chosen
+        lines = longer
+    return lines
 
 
-def _lines(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
-    return [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
+def _wrapped(text: str, width: float = PANEL, size: float = _SMALL) -> list[str]:
+    return textwrap.wrap(text, int(width * 72 / size / 0.56))
 
 
-def _wrapped(text: str, width: float = PANEL) -> list[str]:
-    return textwrap.wrap(text, int(width * 72 / _SMALL / 0.53))
-
-
-def _caption(panels: Sequence[Panel]) -> float:
-    """Return the height of the sentences below a line of panels."""
-    return _LINE * max(len(_wrapped(panel.words)) for panel in panels) + 0.12
+def _foot(panel: Panel) -> float:
+    """Return the space between a panel and its sentence."""
+    return 0.22 if isinstance(panel, Bars) else 0.06
 
 
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Any:
@@ -122,7 +157,7 @@ def _text(figure: Figure, left: float, top: float, text: str, size: float = _FON
 def _draw_head(figure: Figure, scene: Scene, top: float, height: float) -> None:
     width = min(PANEL, height * scene.image.shape[1] / scene.image.shape[0])
     _draw_image(_axes(figure, MARGIN, top, width, height), scene)
-    said = [line for text in scene.lines for line in _wrapped(text, 3 * PANEL)]
+    said = [line for text in scene.lines for line in _wrapped(text, WIDTH - 2 * MARGIN - width - GAP, _FONT)]
     _text(figure, MARGIN + width + GAP, top, "\n".join(said), linespacing=1.6)
 
 
@@ -146,36 +181,22 @@ def _draw_image(axes: Any, scene: Scene) -> None:
     axes.set_axis_off()
 
 
-def _draw_row(
-    figure: Figure, scene: Scene, reading: Reading, lines: Sequence[Sequence[Panel]], top: float, height: float
+def _draw_block(
+    figure: Figure, scene: Scene, block: _Block, left: float, top: float, heading: float, height: float
 ) -> None:
-    h, w = reading.view.size
-    label = reading.layer.label
-    _text(
-        figure, MARGIN, top, f"{label[0].upper()}{label[1:]}: {reading.channels} channels, {h} x {w}", 9, weight="bold"
-    )
-    said = effect(reading)
-    _text(figure, MARGIN, top + 0.17, f"{said[0].upper()}{said[1:]}.", _SMALL + 0.5, color="0.25")
-    top += 0.45
-    for line in lines:
-        for column, panel in enumerate(line):
-            left = MARGIN + column * (PANEL + GAP)
-            _text(
-                figure,
-                left,
-                top,
-                "\n".join(textwrap.wrap(panel.title, 46)[:2]),
-                _FONT,
-                weight="medium",
-                linespacing=1.1,
-            )
-            inner = PANEL - BAR
-            drawn = min(height, inner * _aspect(scene))
-            axes = _axes(figure, left, top + 0.27, inner, drawn)
-            _draw_panel(figure, axes, scene, reading, panel)
-            below = top + 0.27 + drawn + (0.3 if isinstance(panel, Bars) else 0.06)
-            _text(figure, left, below, "\n".join(_wrapped(panel.words)), _SMALL, color="0.25", linespacing=1.25)
-        top += 0.32 + height + _caption(line)
+    _text(figure, left, top, "\n".join(block.title), _TITLE, weight="bold")
+    below = top + 0.17 * len(block.title)
+    _text(figure, left, below, "\n".join(block.effect), _SMALL, color="0.25", linespacing=1.25)
+    top += heading
+    for panel in block.panels:
+        title = _wrapped(panel.title[0].upper() + panel.title[1:], PANEL, _FONT)
+        _text(figure, left, top + _ABOVE - 0.04 - 0.125 * min(len(title), 2), "\n".join(title[:2]), linespacing=1.1)
+        shift = 0.22 if isinstance(panel, Bars) else 0  # for the numbers of its axis
+        axes = _axes(figure, left + shift, top + _ABOVE, PANEL - BAR - shift, height)
+        _draw_panel(figure, axes, scene, block.reading, panel)
+        said = "\n".join(_wrapped(panel.words))
+        _text(figure, left, top + _ABOVE + height + _foot(panel), said, _SMALL, color="0.25", linespacing=1.25)
+        left += PANEL + GAP
 
 
 def _draw_panel(figure: Figure, axes: Any, scene: Scene, reading: Reading, panel: Panel) -> None:

@@ -23,8 +23,15 @@ def gate_panels(record: Record, view: View) -> list[Panel]:
     for inside in (False, True) if record.factor is not None else (None,):
         chosen = [gate for gate in applied if inside is None or gate.inside is inside]
         prefix = "inside: " if inside else ""
-        for _, group in groupby(chosen, key=lambda gate: (gate.root, kind_of(gate.gate))):
-            panels += _panels([*group], view, prefix)
+        groups = [[*group] for _, group in groupby(chosen, key=lambda gate: (gate.root, kind_of(gate.gate)))]
+        for group in groups:
+            alike = [other for other in groups if kind_of(other[0].gate) == kind_of(group[0].gate)]
+            turn = (
+                f" {next(i for i, other in enumerate(alike) if other is group) + 1}"
+                if len(alike) > 1 and len(group) == 1
+                else ""
+            )
+            panels += _panels(group, view, prefix, turn)
         panels = _join_strips(panels, view)
         if inside is False and record.factor is not None and (several := _needs_total(chosen, panels, record)):
             panels.append(_total(record.factor, view, several))
@@ -32,10 +39,10 @@ def gate_panels(record: Record, view: View) -> list[Panel]:
 
 
 def _needs_total(gates: list[Applied], panels: list[Panel], record: Record) -> str:
-    """Return what to call the factor in all, or "" if a panel shows it already."""
-    if len({panel.title.partition(",")[0] for panel in panels}) > 1 and len(gates) > 1:
-        return "all together"
-    return "in effect" if len(gates) == 1 and _is_offset(record, gates[0]) else ""
+    """Return what to call the factor in all, or "" if the panels show it already."""
+    if sum(isinstance(panel, Map) for panel in panels) > 1 and len(gates) > 1:
+        return "all gates together"
+    return "the map is multiplied by" if len(gates) == 1 and _is_offset(record, gates[0]) else ""
 
 
 def kind_of(gate: Tensor) -> str:
@@ -63,22 +70,22 @@ def numbers(gate: Tensor, onto: Sequence[int]) -> np.ndarray:
     return values.reshape(-1, *size)
 
 
-def _panels(gates: list[Applied], view: View, prefix: str) -> list[Panel]:
+def _panels(gates: list[Applied], view: View, prefix: str, turn: str = "") -> list[Panel]:
     """Return the panels of gates that came of one call and vary over the same axes."""
     first, kind = gates[0], kind_of(gates[0].gate)
-    name = _KINDS.get(first.maker, "gate")
+    name = _KINDS.get(first.maker, "gate") + turn
     kinds = {kind_of(part) for part in first.parts}
     if len(first.parts) > 1 and kinds <= {"channel", "spatial"}:  # a sum says less than what it is made of
         parts = [Applied(p, first.onto, first.maker, first.root, (p,), first.inside) for p in first.parts]
-        return [panel for part in parts for panel in _panels([part], view, f"{prefix}added " if prefix else "added ")]
+        return [panel for part in parts for panel in _panels([part], view, f"{prefix}added ", turn)]
     raw = [numbers(gate.gate, gate.onto) for gate in gates]
     if kind == "channel":
         series = np.concatenate([each.reshape(-1, each.shape[-3]) for each in raw])
         title = f"{prefix}channel {name}" + (f"s of {len(series)} branches" if len(series) > 1 else "")
         return [Bars(title, _series(series), series, {"values": series})]
     panels: list[Panel] = []
-    for turn, each in enumerate(raw, start=1):
-        count = f" {turn} of {len(raw)}" if len(raw) > 1 else ""
+    for number, each in enumerate(raw, start=1):
+        count = f" {number} of {len(raw)}" if len(raw) > 1 else ""
         title = f"{prefix}{'' if kind == 'full' else kind + ' '}{name}{count}"
         stacked = each.reshape(-1, *each.shape[-2:])
         panels.append(_map(title, stacked, view))
@@ -133,7 +140,7 @@ def _is_offset(record: Record, gate: Applied) -> bool:
 
 
 def _total(factor: Tensor, view: View, what: str) -> Map:
-    return _map(f"{what}: the map times", factor.float().cpu().numpy(), view)
+    return _map(what, factor.float().cpu().numpy(), view)
 
 
 def _series(series: np.ndarray) -> str:

@@ -104,7 +104,7 @@ class Layer:
     def key(self) -> str:
         """A name for files."""
         inside = f"-{self.path.replace('.', '-')}" if self.path else ""
-        return f"row{self.index}{inside}-{self.name}"
+        return f"row{self.index}{inside}-{self.name.replace(' ', '-')}"
 
 
 @dataclass(frozen=True)

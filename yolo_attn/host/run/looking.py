@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, DataError, RowError
+from ...layers.timm_attention import TimmAttention
 from ...look.panels import Layer, Reading
 from ...look.reading import read
 from ...look.scene import Detection, Frame, Scene
@@ -120,7 +121,8 @@ def find_layers(model: nn.Module, file: Path, rows: Sequence[int] = ()) -> list[
             parts = {"": layer}
         for path, part in parts.items():
             openness = part.openness() if isinstance(part, blocks.Gated) else None
-            name = kind_of(part)[0]
+            inner = blocks.ungated(part)
+            name = f"TimmAttention {inner.name}" if isinstance(inner, TimmAttention) else kind_of(part)[0]
             entry = Layer(index, name, places.get(index, ""), path.removesuffix(".1"), openness)
             found.append((entry, f"model.{index}" + (f".{path}" if path else "")))
     if not found:
@@ -277,7 +279,7 @@ def _found(result: Any, found: Sequence[Detection]) -> str:
     counts: dict[str, int] = {}
     for detection in found:
         counts[detection.label] = counts.get(detection.label, 0) + 1
-    return ", ".join(f"{count} {label}" for label, count in counts.items()) or "nothing above the threshold"
+    return ", ".join(f"{count} x {label}" for label, count in counts.items()) or "nothing above the threshold"
 
 
 def _save(folder: Path, scene: Scene, readings: Sequence[Reading]) -> None:
