@@ -24,13 +24,9 @@ def gate_panels(record: Record, view: View) -> list[Panel]:
         chosen = [gate for gate in applied if inside is None or gate.inside is inside]
         prefix = "inside: " if inside else ""
         groups = [[*group] for _, group in groupby(chosen, key=lambda gate: (gate.root, kind_of(gate.gate)))]
-        for group in groups:
-            alike = [other for other in groups if kind_of(other[0].gate) == kind_of(group[0].gate)]
-            turn = (
-                f" {next(i for i, other in enumerate(alike) if other is group) + 1}"
-                if len(alike) > 1 and len(group) == 1
-                else ""
-            )
+        kinds = [kind_of(group[0].gate) for group in groups]
+        for i, (kind, group) in enumerate(zip(kinds, groups, strict=True)):
+            turn = f" {kinds[: i + 1].count(kind)}" if kinds.count(kind) > 1 and len(group) == 1 else ""
             panels += _panels(group, view, prefix, turn)
         panels = _join_strips(panels, view)
         if inside is False and record.factor is not None and (several := _needs_total(chosen, panels, record)):

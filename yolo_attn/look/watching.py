@@ -122,7 +122,7 @@ def watch(layer: nn.Module, x: Tensor) -> Record:
         y = layer(eyes.x)
     record = Record(x.detach(), y.detach(), None, eyes.events)
     known = eyes.factors.get(id(y))
-    if known is not None and y.shape == x.shape:
+    if known is not None and y.shape == x.shape and y.isfinite().all():
         factor, scale = known.factor.expand(x.shape), float(y.abs().max())
         if torch.allclose(record.x * factor, y, rtol=1e-4, atol=1e-5 * scale):
             record.factor = factor[0].clone()

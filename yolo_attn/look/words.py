@@ -20,13 +20,13 @@ def number(value: float, digits: int = 2) -> str:
 
 def percent(share: float) -> str:
     """Return a share in percent."""
-    return f"{share:.0%}" if share >= 0.095 or share == 0 else f"{share:.1%}"
+    return f"{share:.0%}" if share >= 0.095 or share < 0.0005 else f"{share:.1%}"
 
 
 def effect(reading: Reading) -> str:
     """Return how much the layer changes its map, and what its gate does to that."""
     said = f"changes the map by {percent(reading.change)} (|y - x| / |x|)"
-    said += " and does nothing but multiply by its gates" if reading.exact else ""
+    said += " and does nothing but multiply it" if reading.exact else ""
     openness = reading.layer.openness
     if openness is None:
         return said + (": almost nothing here" if reading.change < NOTHING else "")
