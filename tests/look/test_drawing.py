@@ -100,6 +100,7 @@ def test_scales() -> None:
     assert drawing._range(np.array([-0.1, 0.4]), False) == (-0.4, 0.4, "coolwarm")
     assert drawing._range(np.array([0.1, 0.4]), True) == (0, 0.4, "plasma")
     assert drawing._range(np.zeros(3), True)[1] > 0
+    assert drawing._range(np.zeros(0), True) == (0, 1, "plasma")
 
 
 def test_the_pixel_is_marked_where_it_matters(tmp_path: Path, figures: list[Figure]) -> None:

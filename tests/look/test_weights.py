@@ -161,3 +161,20 @@ def test_the_windows_of_biformer(arguments: dict, cell: tuple[int, int]) -> None
             y, a = window // n * h, window % n * w
             whole[y : y + h, a : a + w] = values.reshape(h, w)
         np.testing.assert_allclose(np.nan_to_num(panel.values), whole[:H, :W], rtol=1e-5)
+
+
+def test_biformer_on_a_map_smaller_than_its_windows() -> None:
+    module, x = BiFormer(WIDTH, num_heads=4, topk=40).eval(), features(1, WIDTH, 2, 2)
+    seen = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        module.topk = 1
+        module.qkv["qkv"].reset_parameters()
+        index = module(x, ret_attn_mask=True)[2][0, 0, 0]
+        frame = Frame((16, 16), (16, 16), (16, 16))
+        (panel,) = read(module, x, Layer(1, "BiFormer"), frame, (4.0, 4.0)).panels
+        is_filling = int(index) // 7 > 1 or int(index) % 7 > 1  # only four of the 49 windows hold a pixel
+        assert np.isnan(panel.values).all() == is_filling
+        assert panel.words.endswith("; 100% lies on what fills up the windows") == is_filling
+        seen += is_filling
+    assert 0 < seen

@@ -274,7 +274,7 @@ def _draw_bars(axes: Any, panel: Bars) -> None:
 
 def _range(values: np.ndarray, of_pixel: bool) -> tuple[float, float, str]:
     """Return the ends of the colour scale and its colours; what is nearly constant shall look so."""
-    low, high = float(values.min()), float(values.max())
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     if of_pixel:
         return 0.0, max(high, 1e-12), "plasma"
     if low < 0 < high:

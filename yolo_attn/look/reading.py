@@ -56,9 +56,7 @@ def _gain(source: np.ndarray, result: np.ndarray, view: View) -> Map:
     inside = view.inside
     rest = _norm((result - gain * source)[:, inside]) / max(_norm(result[:, inside]), 1e-12)
     title = "measured factor of each pixel"
-    said = (
-        f"{words.gate_map(gain, view)}; {words.percent(rest)} of the output is not the input times that"
-    )
+    said = f"{words.gate_map(gain, view)}; {words.percent(rest)} of the output is not the input times that"
     return Map(title, said, gain, (0, 0, w, h), {"values": gain})
 
 

@@ -185,8 +185,8 @@ def _routed(layer: nn.Module, record: Record, view: View) -> list[Panel]:
     places = [view.place(*cell) for cell in found]
     said = f"windows of {side_h}x{side_w} cells; the pixel's, {_window(own, n)}, is routed to "
     said += ", ".join(_window(window, n) for window in windows.tolist()[:8]) + (", ..." if len(windows) > 8 else "")
-    said += f"; {words.weights(flat, places, view.inside[tuple(found.T)])}"
-    added = 1 - float(flat.sum())  # tokens that fill up the windows at the edge
+    added = 1 - float(flat.sum())  # tokens that fill up the windows at the edge; on a small map there may be no others
+    said += f"; {words.weights(flat, places, view.inside[tuple(found.T)])}" if len(flat) else ""
     said += f"; {words.percent(added)} lies on what fills up the windows" if added > words.NOTHING else ""
     raw = {"windows": windows.cpu().numpy(), "weights": by_window, "own_window": np.array(own)}
     return [Map(title, said, values, (0, 0, w, h), raw, tuple(boxes), of_pixel=True)]

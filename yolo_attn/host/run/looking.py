@@ -18,7 +18,7 @@ from ...look.reading import read
 from ...look.scene import Detection, Frame, Scene
 from ..model import blocks
 from ..model.ours import describe_layers, is_attention, kind_of, repeats
-from ..opening import is_restricted, open_checkpoint
+from ..opening import open_checkpoint
 
 HEAT = "visualize=True"
 _SHOWN = 50  # detections
@@ -149,12 +149,11 @@ def _check_free(picture: Path, folder: Path | None, force: bool) -> None:
 def _open(file: Path) -> Any:
     from ultralytics import YOLO
 
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
     if file.suffix != ".pt":
         raise DataError(f"{file} is no checkpoint: give the .pt file of the training")
-    if is_restricted():
-        open_checkpoint(file)  # says in one line why it is refused
+    held = open_checkpoint(file)  # says in one line what is wrong with it
+    if not isinstance(held, dict) or not isinstance(held.get("ema") or held.get("model"), nn.Module):
+        raise CheckpointError(f"{file} holds no model; give the best.pt or last.pt of a training")
     return YOLO(str(file))
 
 
