@@ -19,6 +19,7 @@ from yolo_attn.look.panels import Bars, Layer, Map, Points, Reading
 from yolo_attn.look.reading import read
 from yolo_attn.look.scene import Frame
 from yolo_attn.look.watching import Applied, Attention, Record, watch
+from yolo_attn.look.words import sentences
 from yolo_attn.registry import TABLE, TIMM_SLUGS
 
 WIDTH, SIZE = 32, (9, 13)
@@ -87,7 +88,7 @@ def test_every_layer_has_a_reading_and_is_left_as_it_was(layer: registry.Layer) 
     reading = look_at(module, x)
     torch.testing.assert_close(module(x), before, rtol=0, atol=0)
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
-    assert len(reading.panels) > 0 and len(reading.sentences) == len(reading.panels) + 1
+    assert len(reading.panels) > 0 and len(sentences(reading)) == len(reading.panels) + 1
     assert reading.change == pytest.approx(float((before - x)[0, :, 1:8].norm() / x[0, :, 1:8].norm()), rel=1e-4)
     for panel in reading.panels:
         values = panel.values[np.isfinite(panel.values)]

@@ -177,4 +177,4 @@ def test_biformer_on_a_map_smaller_than_its_windows() -> None:
         assert np.isnan(panel.values).all() == is_filling
         assert panel.words.endswith("; 100% lies on what fills up the windows") == is_filling
         seen += is_filling
-    assert 0 < seen
+    assert seen > 0

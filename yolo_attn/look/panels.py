@@ -127,10 +127,3 @@ class Reading:
     def effect(self) -> float:
         """The change of the map after the layer's gate."""
         return self.change * abs(1.0 if self.layer.openness is None else self.layer.openness)
-
-    @property
-    def sentences(self) -> list[str]:
-        """What there is to say, the layer's own effect first."""
-        from .words import effect
-
-        return [effect(self), *(f"{panel.title}: {panel.words}" for panel in self.panels)]

@@ -41,6 +41,11 @@ def is_flat(values: np.ndarray) -> bool:
     return bool(values.max() - values.min() <= FLAT * np.abs(values).max())
 
 
+def sentences(reading: Reading) -> list[str]:
+    """Return what there is to say of a layer, its own effect first."""
+    return [effect(reading), *(f"{panel.title}: {panel.words}" for panel in reading.panels)]
+
+
 def bars(values: np.ndarray) -> str:
     """Return the range of a gate over the channels."""
     if len(values) == 1:

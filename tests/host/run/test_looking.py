@@ -39,10 +39,13 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Return a function that writes a checkpoint of a model by name, or of another with layers inserted."""
     yolo_attn.install()
     from ultralytics import YOLO
+    from ultralytics.data.augment import classify_transforms
 
     folder, made = tmp_path_factory.mktemp("models"), {}
 
-    def make(name: str, layer: str = "", at: str | int = "backbone", args: tuple = (), gate: float | None = None) -> Path:
+    def make(
+        name: str, layer: str = "", at: str | int = "backbone", args: tuple = (), gate: float | None = None
+    ) -> Path:
         key = f"{name}-{layer}-{at}-{args}-{gate}"
         if key not in made:
             torch.manual_seed(0)
@@ -53,6 +56,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
                 Path(source).write_text(yaml.safe_dump({k: v for k, v in model.items() if k != "yaml_file"}))
             task = next((t for t in ("seg", "pose", "obb", "cls") if name.endswith(t)), None)
             model = YOLO(source, task={"seg": "segment", "cls": "classify", None: "detect"}.get(task, task))
+            # What a training leaves there.
+            model.ckpt = {**(model.ckpt or {}), "train_args": {"task": model.task}}
+            model.model.transforms, model.model.kpt_shape = classify_transforms(64), [17, 3]
             for module in model.model.modules():
                 if gate is not None and hasattr(module, "openness"):
                     nn.init.constant_(module.gate, gate)

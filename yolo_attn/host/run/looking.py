@@ -16,9 +16,9 @@ from ...layers.timm_attention import TimmAttention
 from ...look.panels import Layer, Reading
 from ...look.reading import read
 from ...look.scene import Detection, Frame, Scene
+from ...look.words import sentences
 from ..model import blocks
 from ..model.ours import describe_layers, is_attention, kind_of, repeats
-from ..opening import open_checkpoint
 
 HEAT = "visualize=True"
 _SHOWN = 50  # detections
@@ -79,7 +79,7 @@ def look(
     for reading in readings:
         h, w = reading.view.size
         say(f"\n{reading.layer.label}: {reading.channels} channels, {h}x{w}")
-        for sentence in reading.sentences:
+        for sentence in sentences(reading):
             say(f"  {sentence}")
     say(f"\nOpen the picture: {picture}")
     if shown < len(readings):
@@ -149,6 +149,8 @@ def _check_free(picture: Path, folder: Path | None, force: bool) -> None:
 def _open(file: Path) -> Any:
     from ultralytics import YOLO
 
+    from ..opening import open_checkpoint
+
     if file.suffix != ".pt":
         raise DataError(f"{file} is no checkpoint: give the .pt file of the training")
     held = open_checkpoint(file)  # says in one line what is wrong with it
@@ -159,8 +161,12 @@ def _open(file: Path) -> Any:
 
 def _predict(model: Any, image: Path, imgsz: Any, device: str | None) -> tuple[Any, Tensor]:
     """Return what Ultralytics predicts on an image, and what its network saw of it."""
+    from ultralytics.utils.patches import imread
+
     if not image.is_file():
         raise DataError(f"{image}: no such image; give one file")
+    if image.suffix.lower() != ".heic" and imread(str(image)) is None:  # that one is read by another package
+        raise DataError(f"{image} cannot be read as an image")
     seen: list[Tensor] = []
 
     def listen(predictor: Any) -> None:
@@ -169,12 +175,9 @@ def _predict(model: Any, image: Path, imgsz: Any, device: str | None) -> tuple[A
     model.add_callback("on_predict_start", listen)
     given = {"imgsz": imgsz, "device": device}
     given = {name: value for name, value in given.items() if value is not None}
-    try:
-        results = model.predict(str(image), verbose=False, save=False, **given)
-    except (FileNotFoundError, OSError) as error:
-        raise DataError(f"{image} cannot be read as an image: {error}") from error
+    results = model.predict(str(image), verbose=False, save=False, **given)
     if len(results) != 1 or not seen:
-        raise DataError(f"{image} cannot be read as an image, or is no single one")
+        raise DataError(f"{image} is no single image")
     return results[0].cpu(), seen[-1].float()
 
 
