@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolo_attn import registry
+from yolo_attn import fast, registry
 from yolo_attn.contract.checks import features, open_gates
 from yolo_attn.errors import ContractError
 from yolo_attn.layers.biformer import BiFormer
@@ -48,6 +48,7 @@ KINDS = {
     "PolarizedSeq": [Bars, Map, Map], "Polarized": [Bars, Map, Map], "EMA": [Map, Map, Bars],
     "LSK": [Map, Bars, Map, Map], "SK": [Bars, Map], "CPCA": [Bars, Map], "DAttention": [Points], "BiFormer": [Map],
     "MHSA": [Map], "CrissCross": [Map], "CloAttention": [Map, Bars, Map], "GC": [Map], "timm-nl": [Map],
+    "CoT": [Map, Bars],
 }  # fmt: skip
 
 
@@ -169,8 +170,9 @@ class Own(nn.Module):
         self.fc, self.in_place = nn.Linear(WIDTH, WIDTH), in_place
 
     def forward(self, x: Tensor) -> Tensor:
-        t = x * torch.sigmoid(x)
-        y = torch.sigmoid(self.fc(F.adaptive_avg_pool2d(t, 1).view(1, WIDTH))).view(1, WIDTH, 1, 1)
+        t = F.adaptive_avg_pool2d(x * torch.sigmoid(x), 1)
+        t = t * torch.sigmoid(t + 3)  # not the map
+        y = torch.sigmoid(self.fc(t.view(1, WIDTH))).view(1, WIDTH, 1, 1)
         return x.mul_(y) if self.in_place else x * y.expand_as(x)
 
 
@@ -206,7 +208,41 @@ def test_a_layer_of_ones_own(in_place: bool) -> None:
     reading = look_at(module, x)
     assert torch.equal(x, before) and reading.exact
     (panel,) = reading.panels
+    assert panel.title == "channel gate"
     np.testing.assert_allclose(x[0].numpy() * panel.values[0][:, None, None], module(x.clone())[0], rtol=1e-5)
+
+
+class Halves(nn.Module):
+    """The mean of a channel gate and a pixel gate; what is on while it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.is_fast = fast._is_on.get()
+        return x * ((x.mean((2, 3), keepdim=True).sigmoid() + x.mean(1, keepdim=True).sigmoid()) / 2)
+
+
+@torch.no_grad()
+def test_gates_that_are_added_are_shown_one_by_one() -> None:
+    module, x = Halves(), features(1, WIDTH, *SIZE)
+    reading = look_at(module, x)
+    assert [panel.title for panel in reading.panels] == ["added channel gate", "added spatial gate"]
+    both = reading.panels[0].values.reshape(-1, 1, 1) + reading.panels[1].values
+    np.testing.assert_allclose(reading.raw["factor"], both / 2, rtol=1e-5)
+    assert module.is_fast is False
+
+
+@torch.no_grad()
+def test_means_over_the_image_leave_the_padding_out() -> None:
+    module, x = build(registry.find("SimAM")), features(1, WIDTH, *SIZE)
+    x[:, :, [0, 8]] *= 50
+    reading = look_at(module, x)
+    shown, single = only(reading, Bars).values[0], only(reading, Map).raw["values"]
+    np.testing.assert_allclose(shown, single[:, 1:8].mean((1, 2)), rtol=1e-5)
+
+
+@torch.no_grad()
+def test_weights_of_groups_are_not_those_of_pixels() -> None:
+    module = build(registry.find("EMA"))  # eight groups, and a softmax over the channels of each
+    assert not any("weights" in panel.title for panel in look_at(module, features(1, WIDTH, 2, 4)).panels)
 
 
 @torch.no_grad()

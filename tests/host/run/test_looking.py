@@ -263,3 +263,13 @@ def test_stacked_layers_are_all_shown(make: Make) -> None:
 def test_a_folder_is_no_image(make: Make, image: Path) -> None:
     with pytest.raises(DataError, match="give one file"):
         looking.look(make("yolov8n-cbam"), image.parent, say=str)
+
+
+def test_rt_detr_sees_a_stretched_image() -> None:
+    class RTDETRPredictor:
+        pass
+
+    class Model:
+        predictor = RTDETRPredictor()
+
+    assert looking.frame_of((60, 120), (64, 64), None, Model()).resized == (64, 64)
