@@ -20,7 +20,7 @@ ORDER = (
     (
         *("yolo_attn.registry", "yolo_attn.table", "yolo_attn.listing", "yolo_attn.contract"),
         *("yolo_attn.own_names", "yolo_attn.plugins", "yolo_attn.own"),
-        *("yolo_attn.blocks", "yolo_attn.graft", "yolo_attn.wiring", "yolo_attn.coco"),
+        *("yolo_attn.blocks", "yolo_attn.graft", "yolo_attn.wiring", "yolo_attn.coco", "yolo_attn.look"),
     ),
     ("yolo_attn.fast",),
     ("yolo_attn.layers",),

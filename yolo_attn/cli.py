@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verify.add_argument(
         "--export", nargs="+", default=[], metavar="key=value", help="as for yolo export: opset=13 nms=True"
     )
+    _add_look(verbs)
     arguments = parser.parse_args(argv)
     try:
         if arguments.verb == "demo":
@@ -88,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check(arguments)
         if arguments.verb == "verify":
             return _verify(arguments)
+        if arguments.verb == "look":
+            return _look(arguments)
         if arguments.verb == "convert":
             return _convert(arguments)
         if arguments.verb in ("graft", "strip"):
@@ -101,6 +104,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"yolo-attn: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_look(verbs: Any) -> None:
+    look = verbs.add_parser(
+        "look",
+        help="draw what the attention of a checkpoint does on an image",
+        description="Draw what each attention layer does on an image: its gates, and the weights of a pixel. Heat maps "
+        "of what speaks for a class are Ultralytics' own: yolo predict ... visualize=True",
+    )
+    look.add_argument("checkpoint")
+    look.add_argument("image")
+    look.add_argument("-o", "--output", help="PNG to write (default: the image's name with -look.png, here)")
+    look.add_argument("--layer", action="append", default=[], type=int, metavar="INDEX", help="row; may be repeated")
+    look.add_argument(
+        "--pixel", metavar="X,Y", help="pixel of the image whose weights are shown; default: the surest find"
+    )
+    look.add_argument("--imgsz", help="such as 640 or 480x640 (height x width); default: the size of training")
+    look.add_argument("--device", help="as for yolo predict")
+    look.add_argument("--save", metavar="DIR", help="folder for each panel as PNG and all numbers as NPZ")
+    look.add_argument("--force", action="store_true", help="write over files that are there")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -204,6 +227,33 @@ def _verify(arguments: argparse.Namespace) -> int:
         given["half"],
         dict(_override(text) for text in given["export"]),
     )
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    from .host.install import install
+
+    install()
+    from .host.run.looking import look
+
+    given = vars(arguments)
+    pixel = None
+    if given["pixel"] is not None:
+        x, _, y = given["pixel"].partition(",")
+        if not (x.strip().isdecimal() and y.strip().isdecimal()):
+            raise RowError(f"--pixel {given['pixel']!r}: give x and y in the image, such as 320,240")
+        pixel = int(x), int(y)
+    look(
+        given["checkpoint"],
+        given["image"],
+        given["output"],
+        given["layer"],
+        pixel,
+        _size(given["imgsz"]) if given["imgsz"] else None,
+        given["device"],
+        given["save"],
+        given["force"],
+    )
+    return 0
 
 
 def _size(text: str) -> list[int]:
