@@ -154,7 +154,6 @@ class Paired:
             "scaler": self.scaler.state_dict(),
             "gradients": {n: p.grad for n, p in bare(self.model).named_parameters() if p.grad is not None},
             "stepped": self._stepped,
-            "accumulate": self.accumulate,
             "stopper": {key: plain(value) for key, value in vars(self.stopper).items()},
             "stop": bool(self.stop),
             "best_fitness": plain(self.best_fitness),
@@ -190,7 +189,6 @@ class Paired:
         self.scaler.load_state_dict(kept["scaler"])
         vars(self.stopper).update(kept["stopper"])
         self.best_fitness, self.fitness = kept["best_fitness"], kept["fitness"]
-        self.accumulate = kept["accumulate"]
         self._stepped = self._held = kept["stepped"]
         self._gradients = kept["gradients"]
 
