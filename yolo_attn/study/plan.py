@@ -60,9 +60,16 @@ def _measured(
         pool.run_child(["measure", place, variant["name"], device], log, threads)
         if not answer.is_file():
             tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            return {"seconds_per_epoch": None, "seconds": None, "memory": None, "error": " ".join(tail)}
+            return {
+                "seconds_per_epoch": None,
+                "seconds_around": None,
+                "seconds": None,
+                "memory": None,
+                "error": " ".join(tail),
+            }
         found = store.read_json(answer)
-    return {**found, "seconds": found["seconds_per_epoch"] * record["settings"]["epochs"]}
+    seconds = found["seconds_around"] + found["seconds_per_epoch"] * record["settings"]["epochs"]
+    return {**found, "seconds": seconds}
 
 
 def measure_variant(place: Path, name: str, device: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,9 +114,16 @@ def judge(trial: Trial, judged: str) -> dict[str, Any]:
 
 
 def measure(trial: Trial) -> dict[str, Any]:
-    """Train a few steps as the trial would; return ``seconds_per_epoch`` and ``memory`` in bytes."""
+    """Train a few steps as the trial would.
+
+    Returns:
+        ``seconds_per_epoch``; ``seconds_around``, which a trial takes beside its epochs; ``memory`` in bytes.
+    """
+    import psutil
+
     trainer = make_trainer(trial, {"plots": False, "val": False, "save": False})
     times: list[float] = []
+    begun: list[float] = []
 
     def note(_: Any) -> None:
         if trainer.device.type == "cuda":
@@ -124,6 +132,7 @@ def measure(trial: Trial) -> dict[str, Any]:
         if len(times) > _STEPS or len(times) >= len(trainer.train_loader):
             raise _Enough
 
+    trainer.add_callback("on_train_start", lambda _: begun.append(time.time()))
     trainer.add_callback("on_train_epoch_start", lambda _: times.append(time.perf_counter()))
     trainer.add_callback("on_train_batch_end", note)
     try:
@@ -132,11 +141,13 @@ def measure(trial: Trial) -> dict[str, Any]:
     except _Enough:
         pass
     steps = [after - before for before, after in itertools.pairwise(times)]
-    step = min(steps[1:] or steps)  # the least disturbed one
-    seconds = step * len(trainer.train_loader) + _validation_seconds(trainer)
+    step = statistics.median(steps[1:] or steps)  # the first one allocates
+    validation = _validation_seconds(trainer)
+    seconds = step * len(trainer.train_loader) + validation
+    around = begun[0] - psutil.Process().create_time() + 3 * validation
     cuda = trainer.device.type == "cuda"
     memory = torch.cuda.max_memory_reserved(trainer.device) if cuda else peak_process_memory()
-    return {"seconds_per_epoch": seconds, "memory": memory, "device": trainer.device.type}
+    return {"seconds_per_epoch": seconds, "seconds_around": around, "memory": memory}
 
 
 def make_trainer(trial: Trial, more: Mapping[str, Any]) -> Any:
