@@ -6,7 +6,8 @@ import functools
 import importlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def run(words: Sequence[str], dry_run: bool = False, retry: bool = False, say: S
         raise StudyError(str(error)) from error
     backend = pool.find_backend(request.running["backend"])
     folder = request.folder.absolute()
-    with store.locked(folder):
+    with store.locked(folder), _interruptible(folder):
         record = _prepared(folder, request, say)
         todo = store.pending(folder, record, retry)
         if todo or dry_run:
@@ -171,10 +172,15 @@ def _train(
             said = f"mAP50-95 {own['map']:.4f}, mAP50 {own['map50']:.4f}, {planning.duration(found['seconds'])}"
             say(f"finished {label(trial)} ({number}): {said}{rest}")
 
+    backend(folder, todo, running, on_start, on_done)
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
     try:
-        backend(folder, todo, running, on_start, on_done)
+        yield
     except KeyboardInterrupt:
-        raise StudyError(f"interrupted; the same command goes on, or: yolo-attn study {folder}") from None
+        raise StudyError(f"interrupted; the same command goes on with {folder}") from None
 
 
 def _conclude(folder: Path, record: store.Record, running: Mapping[str, Any], say: Say) -> int:

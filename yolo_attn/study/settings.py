@@ -118,10 +118,10 @@ def _resolve(given: Mapping[str, Any], is_new: bool) -> dict[str, Any]:
     """Return settings in one form each; those that were not given get their defaults if the study is new."""
     found: dict[str, Any] = {}
     read_as = {
-        "data": str, "model": str, "layers": layers, "at": _places, "seeds": seeds, "epochs": _positive("epochs"),
-        "batch": _positive("batch"), "imgsz": _positive("imgsz"), "pretrained": _checkpoint("pretrained"),
+        "data": _located, "model": _located, "layers": layers, "at": _places, "seeds": seeds,
+        "epochs": _positive("epochs"), "batch": _positive("batch"), "imgsz": _positive("imgsz"), "pretrained": _checkpoint("pretrained"),
         "larger_pretrained": _checkpoint("larger_pretrained"), "controls": _controls, "pointwise": _pointwise,
-        "models": _listed, "loader_workers": _whole("loader_workers"),
+        "models": _files, "loader_workers": _whole("loader_workers"),
     }  # fmt: skip
     defaults = {
         "layers": [], "at": ["backbone", "neck"], "seeds": DEFAULT_SEEDS, "pretrained": None,
@@ -209,9 +209,18 @@ def _checkpoint(key: str) -> Any:
             return None
         if not isinstance(value, str):
             raise StudyError(f"{key}={value}: name a checkpoint, such as {key}=yolov8n.pt, or none")
-        return value
+        return _located(value)
 
     return read_value
+
+
+def _located(value: Any) -> str:
+    """Return the name of a file as a path that means the same from any folder, if there is such a file here."""
+    return str(Path(value).absolute()) if Path(value).is_file() else str(value)
+
+
+def _files(value: Any) -> list[str]:
+    return list(map(_located, _listed(value)))
 
 
 def _whole(key: str, least: int = 0) -> Any:
