@@ -119,9 +119,9 @@ def _resolve(given: Mapping[str, Any], is_new: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     read_as = {
         "data": _located, "model": _located, "layers": layers, "at": _places, "seeds": seeds,
-        "epochs": _positive("epochs"), "batch": _positive("batch"), "imgsz": _positive("imgsz"), "pretrained": _checkpoint("pretrained"),
-        "larger_pretrained": _checkpoint("larger_pretrained"), "controls": _controls, "pointwise": _pointwise,
-        "models": _files, "loader_workers": _whole("loader_workers"),
+        "epochs": _positive("epochs"), "batch": _positive("batch"), "imgsz": _positive("imgsz"),
+        "pretrained": _checkpoint("pretrained"), "larger_pretrained": _checkpoint("larger_pretrained"),
+        "controls": _controls, "pointwise": _pointwise, "models": _files, "loader_workers": _whole("loader_workers"),
     }  # fmt: skip
     defaults = {
         "layers": [], "at": ["backbone", "neck"], "seeds": DEFAULT_SEEDS, "pretrained": None,
