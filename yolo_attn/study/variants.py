@@ -80,14 +80,15 @@ def _pointwise(
         most = sorted(there, key=lambda variant: -sum(variant["rows"].values()))[:1]
         for matched in there if settings["pointwise"] == "each" else most:
             end = f"-{matched['name'].removeprefix(f'{name}-')}" if settings["pointwise"] == "each" else f"-{place}"
-            model = graft(base, POINTWISE.name, place, [1])
+            model = graft(base, POINTWISE.name, place, [{"hidden": 1}])
             unit = models.cost(model, settings["imgsz"])[2]  # parameters of one hidden unit in each row
             rows = [*model["backbone"], *model["head"]]
             for index, row in enumerate(rows):
                 if index in unit:
                     hidden = max(1, round(matched["rows"].get(index, 0) / unit[index]))
                     inside = attention_of(row) if row[2] != POINTWISE.name else None
-                    row[:] = with_attention(row, POINTWISE.name, [hidden]) if inside else [*row[:3], [hidden]]
+                    said = [{"hidden": hidden}]  # a number alone might be the row's width
+                    row[:] = with_attention(row, POINTWISE.name, said) if inside else [*row[:3], said]
             what = f"1x1 convolutions at {place} of as many parameters as {matched['layer']}"
             more = {"layer": POINTWISE.name, "place": place, "matched": matched["name"]}
             found.append(
