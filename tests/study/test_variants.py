@@ -127,3 +127,8 @@ def test_two_variants_of_one_name_are_refused(tmp_path: Path) -> None:
     own.write_text(to_yaml({k: v for k, v in load("yolov8n").items() if k not in ("scale", "yaml_file")}, "own"))
     with pytest.raises(StudyError, match="two variants are called yolov8n"):
         make("model=yolov8n", f"models={own}", "controls=none")
+
+
+def test_an_own_model_of_another_scale_is_no_pair() -> None:
+    with pytest.raises(StudyError, match=r"models=yolov8s-se\.yaml has scale s, and yolov8n has n"):
+        make("model=yolov8n", "models=yolov8s-se.yaml", "controls=none")

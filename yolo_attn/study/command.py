@@ -118,19 +118,12 @@ def _write_starts(folder: Path, record: store.Record, todo: Sequence[store.Pendi
     from ..host.study.start import write_start
 
     by_name = {variant["name"]: variant for variant in record["variants"]}
-    plain = record["variants"][0]
+    bases = {one["scale"]: one for one in record["variants"] if one["kind"] in ("plain", "larger")}
     for trial in todo:
         variant = by_name[trial.variant]
         file = store.start_file(folder, variant, trial.seed)
         if not file.is_file():
-            base = next(
-                (
-                    one
-                    for one in record["variants"]
-                    if one["kind"] in ("plain", "larger") and one["scale"] == variant["scale"]
-                ),
-                plain,
-            )
+            base = bases[variant["scale"]]
             pretrained = base.get("pretrained") or record["settings"]["pretrained"]
             write_start(folder / base["model"], trial.seed, record["data"]["names"], pretrained, file)
 
@@ -191,13 +184,7 @@ def _conclude(folder: Path, record: store.Record, running: Mapping[str, Any], sa
     missing = [t for t, found in zip(trials, results, strict=True) if found is None]
     if not missing:
         _measure_cost(folder, record, running, say)
-    try:
-        from .report import write_report
-    except ImportError:
-        say("no report: this version of yolo-attn cannot write one")
-    else:
-        written = write_report(folder)
-        say(f"report: {written[0] if written else folder / 'report'}")
+    _write_report(folder, say)
     for trial in failed:
         log = store.trial_folder(folder, trial.variant, trial.seed) / store.LOG
         say(f"failed: {trial.variant} seed {trial.seed}, its log: {log}")
@@ -207,6 +194,16 @@ def _conclude(folder: Path, record: store.Record, running: Mapping[str, Any], sa
         say(f"{len(missing)} trials are not done; to go on: yolo-attn study {folder}")
     say(f"study: {folder}")
     return int(bool(failed or missing))
+
+
+def _write_report(folder: Path, say: Say) -> None:
+    try:
+        report: Any = importlib.import_module("yolo_attn.study.report")
+    except ImportError:
+        say("no report: this version of yolo-attn cannot write one")
+        return
+    for file in report.write_report(folder):
+        say(f"report: {file}")
 
 
 def _measure_cost(folder: Path, record: store.Record, running: Mapping[str, Any], say: Say) -> None:

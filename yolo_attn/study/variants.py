@@ -49,7 +49,10 @@ def make(settings: Mapping[str, Any], data: Mapping[str, Any], say: Say) -> list
     found += attention
     for own in settings["models"]:
         model = models.of_one_scale(models.load(own), classes, channels)
-        found.append(_variant(models.stem(own), "own", _stated_gates(model, finish), imgsz, f"your {own}"))
+        variant = _variant(models.stem(own), "own", _stated_gates(model, finish), imgsz, f"your {own}")
+        if model.get("scales") and variant["scale"] != plain["scale"]:
+            raise StudyError(f"models={own} has scale {variant['scale']}, and {name} has {plain['scale']}: no pair")
+        found.append({**variant, "scale": plain["scale"]})
     names = [variant["name"] for variant in found]
     for twice in {one for one in names if names.count(one) > 1}:
         raise StudyError(f"two variants are called {twice}; rename the model YAML or leave one out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -170,6 +171,18 @@ def test_what_is_drawn_depends_on_seed_and_epoch_alone() -> None:
 
     assert draws(3, 1) == draws(3, 1) and draws(3) == draws(3)
     assert len({str(draws(*numbers)) for numbers in ((3, 1), (3, 2), (4, 1), (3,))}) == 4
+
+
+def test_states_are_kept_for_one_epoch_only(tmp_path: Path) -> None:
+    for epoch in (1, 2, 10):
+        state.write(tmp_path, epoch, {"epoch": epoch})
+    (tmp_path / ".state-3.pt.77.1").touch()
+    kept = state.latest(tmp_path)
+    assert kept == {"epoch": 10} and state.read(tmp_path, 2) == {"epoch": 2}
+    state.forget(tmp_path, but=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["state-10.pt"]
+    state.forget(tmp_path)
+    assert not list(tmp_path.iterdir()) and state.latest(tmp_path) is None
 
 
 def test_recent_images_are_forgotten() -> None:

@@ -46,7 +46,7 @@ def latest(folder: Path) -> dict[str, Any] | None:
 
 
 def forget(folder: Path, but: int | None = None) -> None:
-    """Remove the states of all epochs but one."""
-    for file in folder.glob(_NAME.format("*")):
+    """Remove the states of all epochs but one, and what a killed process left half written."""
+    for file in (*folder.glob(_NAME.format("*")), *folder.glob(f".{_NAME.format('*')}.*")):
         if but is None or file.name != _NAME.format(but):
             file.unlink(missing_ok=True)
