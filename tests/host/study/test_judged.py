@@ -140,6 +140,10 @@ def test_larger_scales_and_their_weights_are_found_by_name(tmp_path: Path) -> No
         models.load("runs/yolov8n.pt")
 
 
+def test_gflops_are_those_of_the_size_that_training_rounds_to(base: dict[str, Any]) -> None:
+    assert models.cost(base, 200)[1] == models.cost(base, 224)[1] > models.cost(base, 192)[1] > 0
+
+
 def test_models_for_other_tasks_are_refused(make_trial: MakeTrial, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="segment model; a study compares detection models"):
         trials.make_trainer(replace(make_trial("x"), model=Path("yolov8n-seg.yaml")), {})

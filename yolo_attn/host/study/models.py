@@ -16,6 +16,7 @@ from ..model.ours import is_attention, repeats
 from ..model.surgery import build, silence
 
 SCALES = "nsmlx"
+_STRIDE = 32
 Model = dict[str, Any]
 _SCALED = re.compile(r"^(yolo(?:e-)?v?\d+)([nsmlx])(?![a-z])", re.IGNORECASE)
 
@@ -100,7 +101,8 @@ def cost(model: Model, imgsz: int) -> tuple[int, float, dict[int, int]]:
         parts = repeats(row) if is_attention(row) else [*blocks.find_attention(row).values()]
         if parts:
             rows[index] = sum(_count(blocks.ungated(part)) for part in parts)
-    return _count(built), float(get_flops(built, imgsz)), rows
+    side = -(-imgsz // _STRIDE) * _STRIDE  # as training rounds it
+    return _count(built), float(get_flops(built, side)), rows
 
 
 def _count(module: nn.Module) -> int:
