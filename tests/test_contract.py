@@ -34,7 +34,7 @@ def label(layer: Layer) -> str:
 pytestmark = pytest.mark.usefixtures("form")
 NAMES = pytest.mark.parametrize(
     "layer",
-    (*registry.TABLE, *registry.TIMM_SLUGS),
+    (*registry.TABLE, *registry.TIMM_SLUGS, registry.POINTWISE),
     ids=lambda layer: label(layer),
 )
 
@@ -87,6 +87,7 @@ CLASS_PATHS = {
     "PSA_p": "yolo_attn.layers.psa:PSA_p",
     "PSA_s": "yolo_attn.layers.psa:PSA_s",
     "GC": "yolo_attn.layers.gc:GC",
+    "Pointwise": "yolo_attn.layers.pointwise:Pointwise",
     "TimmAttention": "yolo_attn.layers.timm_attention:TimmAttention",
 }
 
@@ -256,4 +257,4 @@ def test_repr_shows_the_arguments(layer: Layer) -> None:
 
 def test_class_paths_are_frozen() -> None:
     # They are written into every checkpoint: a moved class makes users' files unreadable.
-    assert {layer.name: layer.path for layer in registry.BUILT_IN} == CLASS_PATHS
+    assert {layer.name: layer.path for layer in registry.PACKAGED} == CLASS_PATHS

@@ -63,7 +63,7 @@ def test_no_name_stands_for_two_layers() -> None:
     for name, layer in (*EVERY, *((layer.slug, layer) for layer in registry.TABLE)):
         slugs.setdefault(name.lower(), set()).add(layer.name)
     assert [found for found in slugs.values() if len(found) > 1] == []
-    papers = {slug: {layer.name} for slug, layer in registry.slugs().items() if not layer.given}
+    papers = {slug: {layer.name} for slug, layer in registry.slugs().items() if layer in registry.BUILT_IN}
     assert papers == slugs
 
 

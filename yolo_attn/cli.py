@@ -79,12 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--export", nargs="+", default=[], metavar="key=value", help="as for yolo export: opset=13 nms=True"
     )
     _add_look(verbs)
+    _add_study(verbs)
     arguments = parser.parse_args(argv)
     try:
         if arguments.verb == "demo":
             return _demo(arguments)
         if arguments.verb == "runs":
             return _list_runs(arguments)
+        if arguments.verb == "study":
+            from .study.command import run
+
+            return run(arguments.words, arguments.dry_run, arguments.retry)
         if arguments.verb == "check":
             return _check(arguments)
         if arguments.verb == "verify":
@@ -104,6 +109,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"yolo-attn: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_study(verbs: Any) -> None:
+    study = verbs.add_parser("study", help="train plain and modified models side by side, paired by seed, and report")
+    study.add_argument(
+        "words",
+        nargs="+",
+        metavar="key=value",
+        help="data=... model=yolov8n layers=cbam,coordatt at=backbone,neck seeds=3 epochs=50 and any training "
+        "argument; first a study's YAML or folder, if there is one",
+    )
+    study.add_argument("--dry-run", action="store_true", help="print the plan, with hours and memory, and stop")
+    study.add_argument("--retry", action="store_true", help="run trials again that failed")
 
 
 def _add_look(verbs: Any) -> None:

@@ -54,6 +54,10 @@ class DataError(YoloAttnError, ValueError):
     """COCO-format data that cannot be used."""
 
 
+class StudyError(YoloAttnError, ValueError):
+    """A study that cannot be planned, begun or gone on with, or a trial that is no pair of the others."""
+
+
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """Return ``"; did you mean 'x'?"`` for the known word closest to ``word``, or ``""``.
 

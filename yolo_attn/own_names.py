@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Container, Sequence
 
 from .plugins import Plugin, Problem, declared
-from .table import TABLE, TIMM, TIMM_SLUGS, Layer
+from .table import POINTWISE, TABLE, TIMM, TIMM_SLUGS, Layer
 
 # Words of model names that say where a layer is put.
 _PLACES = re.compile(r"backbone|stages|neck|blocks|p[1-9]")
@@ -41,7 +41,7 @@ def admitted(registered: Container[str]) -> tuple[list[Plugin], list[Problem]]:
 
 
 def _in_the_way(plugin: Plugin, plugged: Sequence[Plugin], registered: Container[str]) -> str:
-    for layer in (*TABLE, TIMM, *TIMM_SLUGS):
+    for layer in (*TABLE, TIMM, *TIMM_SLUGS, POINTWISE):
         if plugin.slug in (layer.slug, *(name.lower() for name in (layer.name, *layer.aliases, *layer.pasted))):
             return f"yolo-attn's {layer.name} has the name; choose another"
     if plugin.name in registered:

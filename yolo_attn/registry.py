@@ -21,7 +21,7 @@ from .layers import _pasted
 from .layers._checks import plain
 from .layers._pasted import WIDTHS, Bound
 from .plugins import Plugin, Problem, usage_of
-from .table import ELSEWHERE, TABLE, TIMM, TIMM_SLUGS, Layer
+from .table import ELSEWHERE, POINTWISE, TABLE, TIMM, TIMM_SLUGS, Layer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 _MOST_PARAMETERS = 2**29
 
 BUILT_IN = (*TABLE, TIMM)
+PACKAGED = (*BUILT_IN, POINTWISE)
 # Every name that the package gives a layer, those left to the host included.
-BY_NAME = {name: layer for layer in BUILT_IN for name in (layer.name, *layer.aliases, *layer.pasted)}
+BY_NAME = {name: layer for layer in PACKAGED for name in (layer.name, *layer.aliases, *layer.pasted)}
 _USER_LAYERS: dict[str, Layer] = {}
 _left: frozenset[str] = frozenset()
 _observers: list[Callable[[], None]] = []

@@ -303,4 +303,12 @@ TIMM = Layer(
     year=2019,
     gathers="options",
 )
+# A control for comparisons, no attention: rows know it, lists of layers do not show it.
+POINTWISE = Layer(
+    "Pointwise",
+    "yolo_attn.layers.pointwise:Pointwise",
+    "pointwise",
+    arguments=("hidden",),
+    paper="none, the control of yolo-attn study",
+)
 TIMM_SLUGS: tuple[Layer, ...] = tuple(replace(TIMM, slug=f"timm-{name}", given=(name,)) for name in NAMES)

@@ -62,6 +62,7 @@ PLAIN: dict[str, Row] = {
     "timm-eca": ("TimmAttention", {"name": "eca"}),
     "timm-cbam": ("TimmAttention", {"name": "cbam", "rd_ratio": 0.25}),
     "timm-nl": ("TimmAttention", {"name": "nl"}),
+    "pointwise": ("Pointwise", {"hidden": 5}),
 }
 UNGATED = {"crisscross", "gc", "timm-nl"}  # start as the identity by zeros of their own
 GATED: dict[str, Row] = {

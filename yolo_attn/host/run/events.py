@@ -76,7 +76,9 @@ runs: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
 
 
 def is_ours(trainer: Any) -> bool:
-    """Return whether a trainer's run has one of our layers or COCO-format data."""
+    """Return whether a trainer's run has one of our layers or COCO-format data, or is part of a study."""
+    if getattr(trainer, "is_guarded", False):
+        return True
     data = getattr(trainer, "data", None)
     return (isinstance(data, Mapping) and "coco" in data) or any(map(is_attention, bare(trainer.model).modules()))
 

@@ -48,7 +48,7 @@ class RunRecord:
         self.fields: dict[str, Any] = {
             "schema": SCHEMA, "state": "running", "reason": None, "name": Path(trainer.save_dir).name,
             "folder": str(trainer.save_dir), "task": trainer.args.task, "command": list(sys.argv),
-            "versions": _versions(), "model": _model(trainer, model), "settings": _settings(trainer),
+            "versions": versions(), "model": _model(trainer, model), "settings": _settings(trainer),
             "data": _data(trainer), "epochs": [], "best_epoch": None, "resumed_at": [],
             "metrics": {"ultralytics": {}, "coco": None, "fp16": None},
             "times": {"started": _now()}, "memory": {}, "problems": [],
@@ -137,7 +137,8 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what a training is made with."""
     import ultralytics
 
     names = {"yolo-attn": __version__, "ultralytics": ultralytics.__version__}

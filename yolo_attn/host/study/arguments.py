@@ -1,0 +1,95 @@
+"""Training arguments as the ``yolo`` command reads them: names, values and what it says of wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ...errors import StudyError
+from ..install import install
+
+
+def read_words(words: Iterable[str]) -> dict[str, Any]:
+    """Return the values of ``key=value`` words.
+
+    Raises:
+        StudyError: If a word is none.
+    """
+    install()
+    from ultralytics.cfg import parse_key_value_pair
+
+    found: dict[str, Any] = {}
+    for word in words:
+        if not word.partition("=")[2].strip():
+            raise StudyError(f"{word!r} is not key=value; write for example epochs=50")
+        key, value = parse_key_value_pair(word)
+        if key in found:
+            raise StudyError(f"{key} is given twice, as {found[key]} and as {value}")
+        found[key] = value
+    return found
+
+
+def check(given: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Let Ultralytics say what is wrong with names and values.
+
+    Args:
+        given: All that was given.
+        ours: The keys of a study, with an example value each.
+
+    Raises:
+        SyntaxError: If a key is neither ours nor Ultralytics'; the words are its own.
+        StudyError: If a value of a training argument cannot be.
+    """
+    install()
+    from ultralytics.cfg import check_dict_alignment, get_cfg
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    check_dict_alignment({**DEFAULT_CFG_DICT, **ours}, dict(given))
+    theirs = {key: value for key, value in given.items() if key not in ours}
+    try:
+        get_cfg(overrides=theirs)
+    except (TypeError, ValueError) as error:
+        raise StudyError(str(error)) from error
+
+
+def default(key: str) -> Any:
+    """Return Ultralytics' default of a training argument."""
+    install()
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    return DEFAULT_CFG_DICT[key]
+
+
+def devices(given: Any) -> list[str]:
+    """Return the devices for trials: those named, else the first GPU, else the CPU."""
+    import torch
+
+    if given in (None, ""):
+        mps = getattr(torch.backends, "mps", None)
+        if torch.cuda.is_available():
+            return ["0"]
+        return ["mps"] if mps is not None and mps.is_available() else ["cpu"]
+    parts = given if isinstance(given, (list, tuple)) else str(given).strip("[]() ").split(",")
+    return [str(part).strip().removeprefix("cuda:") for part in parts if str(part).strip()]
+
+
+def torch_device(device: str) -> str:
+    """Return a device as PyTorch names it."""
+    return f"cuda:{device}" if kind(device) == "cuda" else device
+
+
+def describe_machine(names: list[str]) -> dict[str, Any]:
+    """Return the names of the processor and of devices."""
+    import torch
+    from ultralytics.utils.torch_utils import get_cpu_info
+
+    processor = get_cpu_info()
+    cuda = [
+        torch.cuda.get_device_name(int(name)) for name in names if kind(name) == "cuda" and torch.cuda.is_available()
+    ]
+    return {"processor": processor, "devices": cuda or [processor if name == "cpu" else name for name in names]}
+
+
+def kind(device: str) -> str:
+    """Return ``cuda``, ``cpu`` or whatever else a device is."""
+    return "cuda" if device.lstrip("-").isdigit() else device.partition(":")[0]

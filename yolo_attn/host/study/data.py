@@ -1,0 +1,111 @@
+"""The data of a study: what they are, a fingerprint, and COCO ground truth where the labels are YOLO's text files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...cache import write_text
+from ...errors import DataError
+from ..install import install
+from ..model.surgery import silence
+
+Description = dict[str, Any]
+
+
+def examine(data: str, arguments: Mapping[str, Any], folder: Path | None = None) -> Description:
+    """Read a data set as a training would and say what it is.
+
+    Args:
+        data: Data YAML, by name or path.
+        arguments: Training arguments, of which ``imgsz``, ``fraction``, ``classes`` and the like choose images.
+        folder: Where to write ground truth for COCO's numbers if the data have none of that form; None writes none.
+
+    Returns:
+        ``file`` (the YAML), ``judged`` (the YAML that COCO's numbers come from), ``fingerprint``, ``images`` and
+        ``instances`` of ``train`` and ``val``, ``names`` and ``channels``.
+
+    Raises:
+        DataError: If there is no such data set, or no image in a split.
+    """
+    install()
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data import build, utils
+
+    known = {key: value for key, value in arguments.items() if key != "augmentations"}
+    settings: Any = get_cfg(overrides={**known, "data": data, "task": "detect", "mode": "train"})
+    found = utils.check_det_dataset(data)
+    file = Path(str(found.get("yaml_file") or data)).absolute()
+    for split in ("train", "val"):
+        if not found.get(split):
+            raise DataError(f"data={data}: it has no '{split}:', and a study needs both 'train:' and 'val:'")
+        if split in (found.get("absent") or {}):
+            raise DataError(found["absent"][split])
+    with silence():
+        sets: dict[str, Any] = {
+            split: build.build_yolo_dataset(settings, found[split], settings.batch, found, mode=split, rect=False)
+            for split in ("train", "val")
+        }
+    names = [found["names"][key] for key in sorted(found["names"])]
+    if settings.single_cls:
+        names = ["item"]
+    described = {
+        "file": str(file),
+        "judged": str(file),
+        "fingerprint": _fingerprint(found, sets, names),
+        "images": {split: len(dataset) for split, dataset in sets.items()},
+        "instances": {split: sum(len(label["cls"]) for label in dataset.labels) for split, dataset in sets.items()},
+        "names": names,
+        "channels": int(found.get("channels", 3)),
+    }
+    if "coco" not in found and folder is not None:
+        described["judged"] = str(_write_ground_truth(sets["val"], names, folder))
+    return described
+
+
+def _fingerprint(found: Mapping[str, Any], sets: Mapping[str, Any], names: list[str]) -> str:
+    """Return a hash of the classes and, for each split, of its labels and of names and sizes of its images."""
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for split, dataset in sets.items():
+        digest.update(str((found.get("coco") or {}).get(split, {}).get("fingerprint")).encode())
+        root = _root(dataset.im_files)
+        for label in sorted(dataset.labels, key=lambda label: label["im_file"]):
+            image = label["im_file"]
+            digest.update(f"{split} {os.path.relpath(image, root)} {Path(image).stat().st_size}".encode())
+            digest.update(label["cls"].tobytes() + label["bboxes"].tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _root(files: list[str]) -> str:
+    return os.path.commonpath([str(Path(file).parent) for file in files])
+
+
+def _write_ground_truth(dataset: Any, names: list[str], folder: Path) -> Path:
+    """Write the labels of a split as COCO JSON, and a data YAML beside it; return the YAML."""
+    root = _root(dataset.im_files)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, label in enumerate(dataset.labels, start=1):
+        height, width = label["shape"]
+        name = Path(os.path.relpath(label["im_file"], root)).as_posix()
+        images.append({"id": number, "file_name": name, "width": int(width), "height": int(height)})
+        for cls, (x, y, w, h) in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": number, "category_id": int(cls) + 1, "bbox": box,
+                    "area": box[2] * box[3], "iscrowd": 0,
+                }
+            )  # fmt: skip
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    truth, file = folder / "val.json", folder / "val.yaml"
+    write_text(truth, json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    write_text(file, yaml.safe_dump({"val": truth.name, "images": {"val": root}}, sort_keys=False, allow_unicode=True))
+    return file

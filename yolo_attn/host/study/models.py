@@ -1,0 +1,109 @@
+"""Model dictionaries of a study: by name, of one scale, and what each costs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...errors import StudyError
+from ..install import install
+from ..model import blocks
+from ..model.ours import is_attention, repeats
+from ..model.surgery import build, silence
+
+SCALES = "nsmlx"
+_STRIDE = 32
+Model = dict[str, Any]
+_SCALED = re.compile(r"^(yolo(?:e-)?v?\d+)([nsmlx])(?![a-z])", re.IGNORECASE)
+
+
+def load(name: str) -> Model:
+    """Return the dictionary of a model YAML, ours, the host's or the user's; ``.yaml`` may be left out.
+
+    Raises:
+        StudyError: If it is a checkpoint.
+    """
+    install()
+    from ultralytics.nn.tasks import yaml_model_load
+
+    path = Path(name)
+    if path.suffix == ".pt":
+        raise StudyError(
+            f"model={name} is a checkpoint; name its model YAML and give the weights as pretrained=: "
+            f"model={path.stem}.yaml pretrained={name}"
+        )
+    file = name if path.suffix in (".yaml", ".yml") else f"{name}.yaml"
+    with silence():
+        return yaml_model_load(file)
+
+
+def stem(name: str) -> str:
+    """Return the name of a model without folder and ``.yaml``."""
+    return re.sub(r"\.ya?ml$", "", Path(name).name)
+
+
+def of_one_scale(model: Mapping[str, Any], classes: int, channels: int) -> Model:
+    """Return a model dictionary with its one scale and the classes and channels of the data."""
+    found = {key: value for key, value in model.items() if key not in ("scale", "yaml_file", "channels", "ch")}
+    scales = model.get("scales")
+    if scales:
+        scale = model.get("scale") or next(iter(scales))
+        found["scales"] = {scale: scales[scale]}
+    found["nc"] = classes
+    return {**found, "channels": channels} if channels != 3 else found
+
+
+def larger(name: str, model: Mapping[str, Any]) -> str | None:
+    """Return the name of the next larger scale of a model, or None if there is none."""
+    match = _SCALED.match(stem(name))
+    scales = model.get("scales") or {}
+    if match is None or match[2].lower() not in scales:
+        return None
+    after = [scale for scale in SCALES[SCALES.index(match[2].lower()) + 1 :] if scale in scales]
+    return rescaled(name, after[0]) if after else None
+
+
+def rescaled(name: str, scale: str) -> str:
+    """Return the name or path of a model or checkpoint with another scale letter."""
+    path = Path(name)
+    renamed = _SCALED.sub(rf"\g<1>{scale}", path.name)
+    return str(path.with_name(renamed)) if path.name != name else renamed
+
+
+def larger_checkpoint(pretrained: str, larger_model: str) -> str | None:
+    """Return the checkpoint of a larger scale, named as that of the smaller one; None if there is none.
+
+    A name without a folder that Ultralytics offers for download counts.
+    """
+    install()
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    match = _SCALED.match(stem(larger_model))
+    own = _SCALED.match(Path(pretrained).name)
+    if match is None or own is None or match[1].lower() != own[1].lower():
+        return None
+    name = rescaled(pretrained, match[2].lower())
+    return name if Path(name).is_file() or name in GITHUB_ASSETS_NAMES else None
+
+
+def cost(model: Model, imgsz: int) -> tuple[int, float, dict[int, int]]:
+    """Build a model; return its parameters, its GFLOPs, and for each row the parameters of layers of ours in it."""
+    from ultralytics.utils.torch_utils import get_flops
+
+    with silence():
+        built = build(model)
+    rows = {}
+    for index, row in enumerate(built.model):
+        parts = repeats(row) if is_attention(row) else [*blocks.find_attention(row).values()]
+        if parts:
+            rows[index] = sum(_count(blocks.ungated(part)) for part in parts)
+    side = -(-imgsz // _STRIDE) * _STRIDE  # as training rounds it
+    return _count(built), float(get_flops(built, side)), rows
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

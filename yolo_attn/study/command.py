@@ -1,0 +1,229 @@
+"""``yolo-attn study``: plan, train what is not trained yet, and report."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..cache import write_text
+from ..errors import StudyError, YoloAttnError
+from . import plan as planning
+from . import pool, settings, store, variants
+
+Say = Callable[[str], object]
+_KEPT = ("name", "kind", "layer", "place", "matched", "pretrained", "what", "model", "scale", "parameters", "gflops")
+
+
+_say: Say = functools.partial(print, flush=True)
+
+
+def run(words: Sequence[str], dry_run: bool = False, retry: bool = False, say: Say = _say) -> int:
+    """Begin a study, go on with it, or report on it if all is done.
+
+    Args:
+        words: ``key=value`` words; the first may be a study's YAML or folder.
+        dry_run: Stop after the plan.
+        retry: Run failed trials again.
+        say: Takes one line.
+
+    Returns:
+        0 if every trial is finished, or with ``dry_run``; 1 if some failed or were interrupted.
+
+    Raises:
+        YoloAttnError: If it cannot be done.
+    """
+    try:
+        request = settings.read(words)
+    except SyntaxError as error:  # what Ultralytics raises for a key that it does not know
+        raise StudyError(str(error)) from error
+    backend = pool.find_backend(request.running["backend"])
+    folder = request.folder.absolute()
+    with store.locked(folder), _interruptible(folder):
+        record = _prepared(folder, request, say)
+        todo = store.pending(folder, record, retry)
+        if todo or dry_run:
+            plan = planning.measure(folder, record, request.running, say)
+            for line in planning.table(record, plan, request.running, todo):
+                say(line)
+            planning.check(plan)
+            if dry_run:
+                say(f"This is the plan; nothing is trained. The same command without --dry-run begins it in {folder}")
+                return 0
+            store.write_json(folder / settings.RECORD, record)
+            _write_starts(folder, record, todo)
+            _train(backend, folder, record, request.running, plan, todo, say)
+        return _conclude(folder, record, request.running, say)
+
+
+def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record:
+    """Return what the study is, extended by what the command adds; model YAMLs are written."""
+    from ..host.study import data
+
+    old = store.read(folder)
+    news: list[str] = []
+    if old is None:
+        chosen = request.settings
+    else:
+        chosen, news = store.extended(old, request.settings)
+        done = not store.pending(folder, old, retry=True)
+        if done and not news:
+            return old
+    say(f"reading {chosen['data']}")
+    arguments = {**chosen["train"], **{key: chosen[key] for key in ("epochs", "batch", "imgsz")}}
+    found = data.examine(chosen["data"] if old is None else old["data"]["file"], arguments, folder / "data")
+    if found["judged"] != found["file"]:
+        found["judged"] = "data/val.yaml"
+    machine, versions = _machine(request.running), _versions()
+    if old is not None:
+        store.check_same(old, versions, found, machine["kind"])
+        if not news:
+            return old
+    made = variants.make(chosen, found, say)
+    fresh = made if old is None else store.check_variants(old, made)
+    for variant in fresh:
+        (folder / "models").mkdir(parents=True, exist_ok=True)
+        write_text(folder / variant["model"], variant["text"])
+    entries = [{key: variant[key] for key in _KEPT if key in variant} for variant in fresh]
+    if old is not None:
+        for one in news:
+            say(f"the study {old['name']} is extended by {one}")
+        return {**old, "settings": chosen, "variants": [*old["variants"], *entries], "extended": store.now()}
+    return {
+        "schema": store.SCHEMA, "name": folder.name, "created": store.now(), "command": list(sys.argv),
+        "settings": chosen, "variants": entries, "versions": versions, "data": found, "machine": machine,
+    }  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    from ..host.run.record import versions
+
+    return versions()
+
+
+def _machine(running: Mapping[str, Any]) -> dict[str, Any]:
+    from ..host.study.arguments import describe_machine, kind
+
+    described = describe_machine(running["devices"])
+    return {**described, "cores": len(pool.cores()), "kind": kind(running["devices"][0])}
+
+
+def _write_starts(folder: Path, record: store.Record, todo: Sequence[store.Pending]) -> None:
+    """Write the shared starts that trials need and that are not there."""
+    from ..host.study.start import write_start
+
+    by_name = {variant["name"]: variant for variant in record["variants"]}
+    bases = {one["scale"]: one for one in record["variants"] if one["kind"] in ("plain", "larger")}
+    for trial in todo:
+        variant = by_name[trial.variant]
+        file = store.start_file(folder, variant, trial.seed)
+        if not file.is_file():
+            base = bases[variant["scale"]]
+            pretrained = base.get("pretrained") or record["settings"]["pretrained"]
+            write_start(folder / base["model"], trial.seed, record["data"]["names"], pretrained, file)
+
+
+def _train(
+    backend: pool.Backend,
+    folder: Path,
+    record: store.Record,
+    running: Mapping[str, Any],
+    plan: planning.Plan,
+    todo: Sequence[store.Pending],
+    say: Say,
+) -> None:
+    """Run trials, with a line for each that begins or ends."""
+    total = len(store.trials(record))
+    left = list(todo)
+    expected = planning.left_seconds(plan, todo, running["workers"])
+    begun = time.time()
+
+    def label(trial: store.Pending) -> str:
+        return f"{trial.variant} seed {trial.seed}"
+
+    def on_start(trial: store.Pending) -> None:
+        say(f"begins   {label(trial)}")
+
+    def on_done(trial: store.Pending, found: dict[str, Any] | None) -> None:
+        left.remove(trial)
+        number = f"{total - len(left)} of {total}"
+        remaining = planning.left_seconds(plan, left, running["workers"])
+        if remaining and expected and expected > remaining:  # as fast as it has been so far
+            remaining *= (time.time() - begun) / (expected - remaining)
+        rest = f"; about {planning.duration(remaining)} left" if left else ""
+        if found is None:
+            say(f"killed   {label(trial)} ({number}): the same command goes on with it{rest}")
+        elif found["state"] == "failed":
+            say(f"failed   {label(trial)} ({number}): {found['error']}{rest}")
+        else:
+            own = found["metrics"]["ultralytics"]
+            said = f"mAP50-95 {own['map']:.4f}, mAP50 {own['map50']:.4f}, {planning.duration(found['seconds'])}"
+            say(f"finished {label(trial)} ({number}): {said}{rest}")
+
+    backend(folder, todo, running, on_start, on_done)
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StudyError(f"interrupted; the same command goes on with {folder}") from None
+
+
+def _conclude(folder: Path, record: store.Record, running: Mapping[str, Any], say: Say) -> int:
+    """Measure what models cost if all is trained, write the report, and say what is missing."""
+    trials = store.trials(record)
+    results = [store.result(folder, trial.variant, trial.seed) for trial in trials]
+    failed = [t for t, found in zip(trials, results, strict=True) if found and found["state"] == "failed"]
+    missing = [t for t, found in zip(trials, results, strict=True) if found is None]
+    if not missing:
+        _measure_cost(folder, record, running, say)
+    _write_report(folder, say)
+    for trial in failed:
+        log = store.trial_folder(folder, trial.variant, trial.seed) / store.LOG
+        say(f"failed: {trial.variant} seed {trial.seed}, its log: {log}")
+    if failed:
+        say(f"to run failed trials again: yolo-attn study {folder} --retry")
+    if missing:
+        say(f"{len(missing)} trials are not done; to go on: yolo-attn study {folder}")
+    say(f"study: {folder}")
+    return int(bool(failed or missing))
+
+
+def _write_report(folder: Path, say: Say) -> None:
+    try:
+        report: Any = importlib.import_module("yolo_attn.study.report")
+    except ImportError:
+        say("no report: this version of yolo-attn cannot write one")
+        return
+    for file in report.write_report(folder):
+        say(f"report: {file}")
+
+
+def _measure_cost(folder: Path, record: store.Record, running: Mapping[str, Any], say: Say) -> None:
+    """Measure latency of every variant into ``cost.json``; it is kept until the study has other variants."""
+    file = folder / store.COST
+    names = [variant["name"] for variant in record["variants"]]
+    if file.is_file() and set(names) <= set(store.read_json(file)):
+        return
+    try:
+        cost: Any = importlib.import_module("yolo_attn.bench.cost")
+    except ImportError:
+        say("cost was not measured: this version of yolo-attn cannot do it")
+        return
+    from ..host.study.arguments import torch_device
+
+    models = {variant["name"]: folder / variant["model"] for variant in record["variants"]}
+    device = torch_device(running["devices"][0])
+    try:
+        measured = cost.measure(models, record["settings"]["imgsz"], device, 15, len(record["data"]["names"]), say)
+    except YoloAttnError as error:
+        say(f"cost was not measured: {error}")
+        return
+    store.write_json(file, measured)

@@ -1,0 +1,139 @@
+"""Trials on this machine: so many processes at once, each with a device and its share of the cores."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from ..errors import StudyError, nearest
+from . import store
+
+OnStart = Callable[[store.Pending], object]
+OnDone = Callable[[store.Pending, "dict[str, Any] | None"], object]
+# Runs pending trials of a study; calls back for each, with None where a trial was interrupted.
+Backend = Callable[[Path, Sequence[store.Pending], Mapping[str, Any], OnStart, OnDone], None]
+
+
+def run_local(
+    folder: Path, pending: Sequence[store.Pending], running: Mapping[str, Any], on_start: OnStart, on_done: OnDone
+) -> None:
+    """Run trials in processes of this machine; see ``Backend``."""
+    devices: queue.Queue[str] = queue.Queue()
+    for number in range(running["workers"]):
+        devices.put(running["devices"][number % len(running["devices"])])
+    children: set[subprocess.Popen[bytes]] = set()
+    stopping, telling = threading.Event(), threading.Lock()
+
+    def one(trial: store.Pending) -> None:
+        device = devices.get()
+        try:
+            if stopping.is_set():
+                return
+            with telling:
+                on_start(trial)
+            words = ["trial", str(folder), trial.variant, str(trial.seed), device]
+            log = store.trial_folder(folder, trial.variant, trial.seed) / store.LOG
+            status = run_child(words, log, threads(running["workers"]), children)
+            with telling:
+                if not stopping.is_set():
+                    on_done(trial, outcome(folder, trial, status))
+        finally:
+            devices.put(device)
+
+    with ThreadPoolExecutor(running["workers"]) as pool:
+        try:
+            for future in as_completed([pool.submit(one, trial) for trial in pending]):
+                future.result()
+        except BaseException:
+            stopping.set()
+            for child in list(children):
+                child.kill()
+            raise
+
+
+def outcome(folder: Path, trial: store.Pending, status: int) -> dict[str, Any] | None:
+    """Return what a trial's process left behind, or None if it was killed; one that died otherwise is written down."""
+    done = store.result(folder, trial.variant, trial.seed)
+    if done is not None or status in (0, -2, -9, -15):
+        return done
+    place = store.trial_folder(folder, trial.variant, trial.seed)
+    log = place / store.LOG
+    tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] if log.is_file() else []
+    failed = {
+        "schema": store.SCHEMA, "variant": trial.variant, "seed": trial.seed, "state": "failed",
+        "error": f"its process ended with {status}: {' '.join(tail)}", "ended": store.now(),
+    }  # fmt: skip
+    store.write_json(place / store.TRIAL, failed)
+    return failed
+
+
+def run_child(
+    words: Sequence[str], log: Path, threads: int, children: set[subprocess.Popen[bytes]] | None = None
+) -> int:
+    """Run a verb of ``python -m yolo_attn.study`` whose life ends with ours; return its exit status.
+
+    Args:
+        words: The verb and its arguments.
+        log: File that gets what it prints.
+        threads: Threads for its computations on the CPU.
+        children: Holds the process while it runs.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "YOLO_ATTN_FP16_CHECK": "0", "PYTHONUNBUFFERED": "1"}
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "yolo_attn.study", *words],
+            env=environment,
+            stdin=subprocess.PIPE,  # it ends when this end closes
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us: we end it
+        )
+        if children is not None:
+            children.add(child)
+        try:
+            return child.wait()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            if child.stdin:
+                child.stdin.close()
+            if children is not None:
+                children.discard(child)
+
+
+def threads(workers: int) -> int:
+    """Return how many threads each of some processes gets: the cores shared out, or what the user has set if less."""
+    share = max(1, len(cores()) // workers)
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(said)) if said.isdigit() and int(said) > 0 else share
+
+
+def cores() -> Sequence[int]:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return range(os.cpu_count() or 1)
+
+
+# Name of a backend -> what runs the trials.
+BACKENDS: dict[str, Backend] = {"local": run_local}
+
+
+def find_backend(name: str) -> Backend:
+    """Return the backend of a name.
+
+    Raises:
+        StudyError: If there is none.
+    """
+    if name not in BACKENDS:
+        raise StudyError(f"backend={name}: there are {', '.join(BACKENDS)}{nearest(name, BACKENDS)}")
+    return BACKENDS[name]

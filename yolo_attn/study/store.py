@@ -1,0 +1,245 @@
+"""The folder of a study: plain files, written whole; one process at a time; nothing mixed.
+
+::
+
+    study.json    settings, variants, versions, data and machine; only ever extended
+    plan.json     what each variant is expected to take
+    models/       model YAML of each variant
+    init/         the shared start of each scale and seed
+    trials/<variant>/seed<k>/trial.json    written last: a trial without it is not done
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..cache import write_text
+from ..errors import StudyError
+from .settings import GROWING, RECORD
+
+SCHEMA = 1
+PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS = (
+    "plan.json",
+    "cost.json",
+    "trial.json",
+    "log.txt",
+    "study.lock",
+    "attempts.json",
+)
+Record = dict[str, Any]
+# What of a variant says which model it is.
+_SAME = ("kind", "layer", "place", "matched", "pretrained")
+
+
+@dataclass(frozen=True, order=True)
+class Pending:
+    """A trial that is to be run."""
+
+    seed: int
+    number: int
+    variant: str
+
+
+def read(folder: Path) -> Record | None:
+    """Return what ``study.json`` holds, or None if there is none.
+
+    Raises:
+        StudyError: If it is not one that this version reads.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        return None
+    record = read_json(file)
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise StudyError(f"{file} is no study of this version of yolo-attn (schema {SCHEMA}); name another with name=")
+    return record
+
+
+def read_json(file: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        StudyError: If it is none.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{file} cannot be read: {error}") from error
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def extended(record: Record, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of a study with what a command adds, and in words what that is.
+
+    Raises:
+        StudyError: If the command asks for something else than the study has.
+    """
+    settings, news = dict(record["settings"]), []
+    for key, value in asked.items():
+        old: Any = settings.get(key)
+        if key in GROWING:
+            more = [item for item in value if item not in old]
+            if more:
+                news.append(
+                    f"{key}: {', '.join(str(item.get('slug') if isinstance(item, dict) else item) for item in more)}"
+                )
+            settings[key] = [*old, *more]
+        elif key == "train":
+            for name, item in value.items():
+                if old.get(name) != item:
+                    raise _other(record, name, old.get(name, "its default"), item)
+        elif old != value:
+            raise _other(record, key, old, value)
+    return settings, news
+
+
+def check_same(record: Record, versions: Mapping[str, str], data: Mapping[str, Any], kind: str) -> None:
+    """Check that trials of now are of one kind with those of before.
+
+    Raises:
+        StudyError: If versions, data or the kind of device are others; it says which, and the mend.
+    """
+    for name in ("yolo-attn", "ultralytics", "torch"):
+        if record["versions"][name] != versions[name]:
+            raise _other(record, name, record["versions"][name], versions[name], "install that version, or")
+    if record["data"]["fingerprint"] != data["fingerprint"]:
+        what = [
+            f"{split}: {record['data']['images'][split]} images with {record['data']['instances'][split]} objects, now "
+            f"{data['images'][split]} with {data['instances'][split]}"
+            for split in ("train", "val")
+        ]
+        raise StudyError(
+            f"{record['name']}: the data have changed since the study began ({'; '.join(what)}), and its trials would "
+            "not be of one kind. Put the data back, or begin another study with name="
+        )
+    if record["machine"]["kind"] != kind:
+        raise _other(record, "device", record["machine"]["kind"], kind)
+
+
+def _other(record: Record, key: str, old: Any, new: Any, mend: str = "leave it as it was, or") -> StudyError:
+    return StudyError(
+        f"{record['name']} was begun with {key}={old}, and this is {key}={new}: its trials would not be of one kind. "
+        f"For this, {mend} begin another study with name="
+    )
+
+
+def check_variants(record: Record, variants: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the variants that a study has not yet.
+
+    Raises:
+        StudyError: If one that it has would now be another model.
+    """
+    known = {variant["name"]: variant for variant in record["variants"]}
+    fresh = []
+    for variant in variants:
+        old = known.get(variant["name"])
+        if old is None:
+            fresh.append(variant)
+        elif variant["kind"] != "pointwise" and any(old.get(key) != variant.get(key) for key in (*_SAME, "parameters")):
+            raise StudyError(
+                f"{record['name']}: {variant['name']} was a model of {old['parameters']:,} parameters and is now one "
+                f"of {variant['parameters']:,}. Begin another study with name="
+            )
+    return fresh
+
+
+def trial_folder(folder: Path, variant: str, seed: int) -> Path:
+    """Return the folder of a trial."""
+    return folder / "trials" / variant / f"seed{seed}"
+
+
+def result(folder: Path, variant: str, seed: int) -> Record | None:
+    """Return what ``trial.json`` of a trial holds, or None if it is not done."""
+    file = trial_folder(folder, variant, seed) / TRIAL
+    return read_json(file) if file.is_file() else None
+
+
+def start_file(folder: Path, variant: Mapping[str, Any], seed: int) -> Path:
+    """Return the file of the start that a variant shares with those of its scale."""
+    return folder / "init" / f"{variant['scale']}-seed{seed}.pt"
+
+
+def trials(record: Record) -> list[Pending]:
+    """Return all trials of a study, seed by seed: the pairs of the first seed are complete first."""
+    names = [variant["name"] for variant in record["variants"]]
+    return sorted(Pending(seed, n, name) for seed in record["settings"]["seeds"] for n, name in enumerate(names))
+
+
+def pending(folder: Path, record: Record, retry: bool) -> list[Pending]:
+    """Return the trials that are not done; failed ones only with ``retry``."""
+    found = []
+    for trial in trials(record):
+        done = result(folder, trial.variant, trial.seed)
+        if done is None or (retry and done["state"] == "failed"):
+            found.append(trial)
+    return found
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from working on a study.
+
+    Raises:
+        StudyError: If one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK
+    for _ in range(2):
+        try:
+            handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            break
+        except FileExistsError:
+            if holder := _holder(file):
+                raise StudyError(
+                    f"{folder} is being worked on by process {holder['pid']} on {holder['host']}; wait for it or end "
+                    f"it. If there is no such process, delete {file}"
+                ) from None
+            file.unlink(missing_ok=True)
+    else:
+        raise StudyError(f"{folder} is being worked on by another process that has just begun")
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
+        json.dump({"pid": os.getpid(), "started": _started(os.getpid()), "host": socket.gethostname()}, out)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _holder(file: Path) -> dict[str, Any] | None:
+    """Return who holds a lock, or None if nobody does any more."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        pid, host, started = held["pid"], held["host"], held["started"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # killed while it wrote it
+    if host != socket.gethostname():
+        return held
+    return held if _started(pid) == started else None
+
+
+def _started(pid: int) -> float | None:
+    """Return when a process began, or None if there is none of that number."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def now() -> str:
+    """Return the time as ISO 8601 in UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

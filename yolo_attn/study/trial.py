@@ -1,0 +1,133 @@
+"""One trial of a study, from its files to its files: what every backend calls, in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import StudyError
+from . import store
+
+KINDS_WHOLE = ("plain", "pointwise", "larger", "attention")  # they have every weight of the plain model
+
+
+def run_trial(folder: str | Path, variant: str, seed: int, device: str) -> dict[str, Any]:
+    """Train and judge a trial, going on where it stands, and write its ``trial.json``.
+
+    A failure is written down, not raised. An interruption writes nothing: the next call goes on.
+
+    Args:
+        folder: Folder of the study, with its ``study.json``, models and starts.
+        variant: Name of the variant.
+        seed: Seed.
+        device: Device as Ultralytics names it: ``cpu``, ``0``.
+
+    Returns:
+        What ``trial.json`` holds.
+    """
+    root = Path(folder).absolute()
+    place = store.trial_folder(root, variant, seed)
+    place.mkdir(parents=True, exist_ok=True)
+    done = store.result(root, variant, seed)
+    if done is not None and done["state"] == "finished":
+        return done
+    (place / store.TRIAL).unlink(missing_ok=True)  # of a failure that is tried again
+    before = store.read_json(place / store.ATTEMPTS) if (place / store.ATTEMPTS).is_file() else {}
+    attempts = {"started": before.get("started") or store.now(), "attempts": before.get("attempts", 0) + 1}
+    store.write_json(place / store.ATTEMPTS, attempts)
+    found: dict[str, Any] = {
+        "schema": store.SCHEMA, "variant": variant, "seed": seed, "state": "failed", "error": None, **attempts,
+    }  # fmt: skip
+    try:
+        found |= _work(root, variant, seed, device)
+        found["state"] = "finished"
+    except Exception as error:
+        traceback.print_exc()
+        found["error"] = f"{type(error).__name__}: {error}"
+    found["ended"] = store.now()
+    store.write_json(place / store.TRIAL, found)
+    if found["state"] == "finished":
+        from ..host.study.trial import clean
+
+        clean(place)
+    (place / store.ATTEMPTS).unlink(missing_ok=True)
+    return found
+
+
+def _work(root: Path, variant: str, seed: int, device: str) -> dict[str, Any]:
+    from ..host.study import trial as host
+
+    record = store.read(root)
+    if record is None:
+        raise StudyError(f"{root} is no study")
+    trial = describe(root, record, variant, seed, device)
+    known = host.train(trial)
+    batches = known.pop("batches")
+    known["batches"] = hash_of(batches)
+    known["command"] = command(trial)
+    check_pair(root, record, variant, seed, known)
+    return {**known, "metrics": host.judge(trial, _file(root, record["data"]["judged"]))}
+
+
+def describe(root: Path, record: Mapping[str, Any], variant: str, seed: int, device: str) -> Any:
+    """Return a trial of a study as the host runs it."""
+    from ..host.study.trainer import Trial
+
+    entry = next(one for one in record["variants"] if one["name"] == variant)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return Trial(
+        folder=store.trial_folder(root, variant, seed),
+        model=root / entry["model"],
+        start=store.start_file(root, entry, seed),
+        seed=seed,
+        device=device,
+        arguments=training_arguments(record["settings"], record["data"]["file"]),
+        is_whole=entry["kind"] in KINDS_WHOLE,
+        threads=int(threads) if threads.isdigit() else None,
+    )
+
+
+def training_arguments(settings: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Return the training arguments of Ultralytics that settings stand for."""
+    own = {key: settings[key] for key in ("epochs", "batch", "imgsz")}
+    return {**settings["train"], "data": data, **own, "workers": settings["loader_workers"]}
+
+
+def command(trial: Any) -> str:
+    """Return the command that trains like a trial, with Ultralytics alone and the files of the study."""
+    given = {"model": trial.model, "pretrained": trial.start, **trial.arguments, "seed": trial.seed}
+    words = [f"{key}={value}" for key, value in given.items()]
+    return " ".join(["yolo train", *(f'"{word}"' if " " in word else word for word in words)])
+
+
+def hash_of(batches: Mapping[int, str]) -> str:
+    """Return one hash of those of the first batches of some epochs."""
+    return "sha256:" + hashlib.sha256(" ".join(batches[epoch] for epoch in sorted(batches)).encode()).hexdigest()
+
+
+def check_pair(root: Path, record: Mapping[str, Any], variant: str, seed: int, known: Mapping[str, Any]) -> None:
+    """Check that a trial began with the weights and saw the batches of the finished ones of its seed.
+
+    Raises:
+        StudyError: If not.
+    """
+    scales = {one["name"]: (one["scale"], one["kind"] == "own") for one in record["variants"]}
+    for other in scales:
+        done = store.result(root, other, seed) if other != variant else None
+        if done is None or done["state"] != "finished":
+            continue
+        if len(done["epochs"]) > 1 and len(known["epochs"]) > 1 and done["batches"] != known["batches"]:
+            raise StudyError(
+                f"{variant} saw other batches than {other} with seed {seed}: they are no pair. Both need as many "
+                "loader workers; Ultralytics takes fewer than loader_workers= where there are fewer cores"
+            )
+        if scales[other] == scales[variant] == (scales[variant][0], False) and done["start"] != known["start"]:
+            raise StudyError(f"{variant} began with other weights than {other} with seed {seed}: they are no pair")
+
+
+def _file(root: Path, name: str) -> str:
+    return name if Path(name).is_absolute() else str(root / name)
