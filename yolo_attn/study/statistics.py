@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
-ERROR = 1 - CONFIDENCE
+ERROR = 0.05
+CONFIDENCE = 1 - ERROR
 POWER = 0.8
 EFFECT = 0.5  # points
 MOST_SEEDS = 1000

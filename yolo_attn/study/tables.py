@@ -25,9 +25,9 @@ def markdown_cell(text: str) -> str:
 
 
 def latex(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool]) -> str:
-    """Return a ``tabular`` of cells that are LaTeX already; it needs the package ``booktabs``."""
+    """Return a ``tabular`` of cells that are LaTeX already, an empty row a rule; it needs the package ``booktabs``."""
     kinds = "".join("r" if is_number else "l" for is_number in numeric)
-    head, *body = [" & ".join(cells) + r" \\" for cells in (heads, *rows)]
+    head, *body = [" & ".join(cells) + r" \\" if cells else r"\midrule" for cells in (heads, *rows)]
     lines = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
