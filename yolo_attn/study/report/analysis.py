@@ -71,6 +71,10 @@ class Analysis:
         """Return the comparison of a variant with plain by a metric."""
         return self._with_plain.get((variant, metric, class_name))
 
+    def control(self, variant: str, kind: str) -> Comparison | None:
+        """Return the comparison of a variant with its control of a kind, by the primary metric."""
+        return next((c for c in self.main(kind) if c.variant == variant), None)
+
     @cached_property
     def _with_plain(self) -> dict[tuple[str, str, str | None], Comparison]:
         return {(c.variant, c.metric, c.class_name): c for c in self.comparisons if c.against == PLAIN}

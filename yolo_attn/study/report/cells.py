@@ -60,8 +60,8 @@ def scores(analysis: Analysis, variant: Variant, metric: str) -> str:
 
 def with_control(analysis: Analysis, variant: Variant, kind: str) -> str:
     """Return a variant's difference from its control of a kind, after the sign of the verdict, or nothing."""
-    found = [c for c in analysis.main(kind) if c.variant == variant.name]
-    return "; ".join(f"{sentences.sign(c)} {sentences.value(c, analysis.digits)}" for c in found)
+    c = analysis.control(variant.name, kind)
+    return f"{sentences.sign(c)} {sentences.value(c, analysis.digits)}" if c else ""
 
 
 def verdict(analysis: Analysis, variant: Variant, language: str) -> str:

@@ -20,7 +20,7 @@ from .reading import LARGER, PLAIN, POINTWISE
 
 TEMPLATE = "page.html.jinja"
 MANY_CLASSES = 12  # more are folded away
-_BAR = (140, 18)  # pixels
+_BAR = (110, 18)  # pixels
 _THEME = {plots.INK: "var(--ink)", plots.SOFT: "var(--soft)", plots.FAINT: "var(--line)", "#ffffff": "var(--page)"}
 
 
@@ -45,13 +45,20 @@ def html(analysis: Analysis) -> str:
         groups=cells.groups(analysis), controls=controls,
         kinds=plots.LABELS, colours={**plots.COLOURS, PLAIN: "var(--ink)"}, cost=costs(analysis)[0], CLASS=CLASS,
         is_folded=len(analysis.classes) > MANY_CLASSES, say=_say, tell=tell, lines=lines,
-        minus=sentences.minus, bar=_bars(analysis), plots=_plots(analysis), shade=_shades(analysis),
+        typeset=typeset, bar=_bars(analysis), plots=_plots(analysis), shade=_shades(analysis),
     )  # fmt: skip
+
+
+def typeset(text: str) -> str:
+    """Return text with minus signs for hyphens before numbers, and no line break inside an interval or ``q = 0.01``."""
+    text = re.sub(r"(?<![\w\-.])-(?=\d)", "\u2212", text)
+    text = re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", text)
+    return text.replace("q = ", "q\u00a0=\u00a0")
 
 
 def _both(*texts: str) -> Markup:
     """Return a text in each language, of which the page shows one; once if they agree."""
-    texts = tuple(map(sentences.minus, texts))
+    texts = tuple(map(typeset, texts))
     if len(set(texts)) == 1:
         return escape(texts[0])
     spans = zip(LANGUAGES, texts, strict=True)

@@ -7,7 +7,7 @@ LANGUAGES = ("en", "zh")
 PHRASES: dict[str, tuple[str, str]] = {
     # Numbers and lists
     "no_interval": ("{value} (no interval)", "{value}（没有置信区间）"),
-    "and": (" and ", " 和 "),
+    "and": (" and ", "和 "),
     "comma": (", ", "、"),
     "join": (" ", ""),
     "named_value": ("{name} ({value})", "{name}（{value}）"),
@@ -126,15 +126,12 @@ PHRASES: dict[str, tuple[str, str]] = {
     "parameters": ("Params, M", "参数量 (M)"),
     "gflops": ("GFLOPs", "GFLOPs"),
     "latency": ("Latency, ms", "延迟 (ms)"),
-    "score": ("{metric}, mean ± SD", "{metric}，均值 ± 标准差"),
+    "score": ("{metric} ± SD", "{metric} ± 标准差"),
     "difference": ("Difference [95% CI]", "差值 [95% 置信区间]"),
     "verdict": ("Verdict", "结论"),
-    "controls": ("Controls", "对照"),
-    "place_at": ("{layer} at {place}", "{layer}，位于 {place}"),
-    "vs_pointwise": ("vs pointwise", "对比逐点卷积"),
-    "vs_larger": ("vs larger scale", "对比大一号模型"),
-    "trial": ("Trial", "训练"),
-    "what": ("What", "情况"),
+    "controls": ("Against the controls", "与对照组比较"),
+    "vs_pointwise": ("Minus pointwise [95% CI]", "减去逐点卷积 [95% 置信区间]"),
+    "vs_larger": ("Minus larger scale [95% CI]", "减去大一号模型 [95% 置信区间]"),
     "plain": ("plain model", "基线模型"),
     "pointwise": ("pointwise convolution", "逐点卷积"),
     "larger_scale": ("larger scale", "大一号模型"),
@@ -147,6 +144,11 @@ PHRASES: dict[str, tuple[str, str]] = {
         "差值为同一种子下相对基线 {plain} 的 mAP 百分点（100 × mAP）。"
         "▲ 显著提升，▼ 显著下降，◆ 可能是偶然，○ 无法与随机波动区分，– 没有置信区间。"
         "横条为均值的 95% 置信区间，竖线为基线。",
+    ),
+    "caption_controls": (
+        "Better than the pointwise convolution: attention does more than its parameters. "
+        "Worse than the larger scale: if its cost is affordable, it is the better buy.",
+        "优于逐点卷积：注意力的作用超过其参数量本身。低于大一号模型：如果能承受其开销，换大一号模型更划算。",
     ),
     "caption_differences": (
         "Mean and 95% interval; small points are seeds. Filled: beyond chance. Controls stand apart.",
@@ -180,8 +182,9 @@ PHRASES: dict[str, tuple[str, str]] = {
         "粗体表示在同类所有格子中仍显著；– 表示没有此类目标或没有 COCO 结果。",
     ),
     "caption_both": (
-        "Mean over seeds, and difference from plain with 95% interval; bold: beyond chance in its column.",
-        "各种子的均值，以及与基线的差值和 95% 置信区间；粗体表示在该列中显著。",
+        "Plain: mean ± SD over seeds. Others: difference from plain with 95% interval; "
+        "bold: beyond chance in its column.",
+        "基线：各种子的均值 ± 标准差；其余：与基线的差值及 95% 置信区间，粗体表示在该列中显著。",
     ),
     # Axes and legends of the plots
     "axis_difference": ("Difference from plain, points of {metric}", "与基线的差值（{metric}，百分点）"),
@@ -284,7 +287,6 @@ PHRASES: dict[str, tuple[str, str]] = {
     "settings": ("Settings", "设置"),
     "trials_done": ("{done} of {planned} trials", "完成 {done}/{planned} 次训练"),
     "epochs": ("{epochs} epochs", "{epochs} 轮"),
-    "images_of": ("{images} px", "{images} 像素"),
 }
 
 

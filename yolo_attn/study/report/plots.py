@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from .analysis import Analysis, Comparison, costs, curves, front
 from .phrases import say
@@ -108,7 +109,8 @@ def cost(analysis: Analysis, language: str) -> Figure | None:
     parts[0].margins(y=0.1)
     for axes in parts:
         low, high = axes.get_xlim()
-        _name_points(axes, figure, {name: points[name] for name in named if low <= points[name][0] <= high}, plain)
+        here = {name: point for name, point in points.items() if low <= point[0] <= high}
+        _name_points(axes, figure, here, {name: _short(name, plain) for name in here if name in named})
     for kind_shown in dict.fromkeys(kinds[name] for name in points):
         label = say(LABELS[kind_shown], language)
         parts[0].plot([], [], MARKERS[kind_shown], color=COLOURS[kind_shown], label=label)
@@ -209,20 +211,21 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
     return low - 0.4 * room, high + room
 
 
-def _name_points(axes: Any, figure: Figure, points: dict[str, tuple[float, float]], plain: str) -> None:
+def _name_points(axes: Any, figure: Figure, points: dict[str, tuple[float, float]], shown: dict[str, str]) -> None:
     """Write names beside points, each at the first of some places where it covers no other; else leave it out."""
     figure.draw_without_rendering()
     renderer = figure._get_renderer()  # type: ignore[attr-defined]
     taken = [axes.transData.transform(point) for point in points.values()]
     boxes: list[Any] = []
-    for name, point in sorted(points.items(), key=lambda item: item[1]):
+    for name, short in sorted(shown.items(), key=lambda item: points[item[0]]):
         for dx, dy in _places():
             line = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
             text = axes.annotate(
-                _short(name, plain), point, (dx, dy), textcoords="offset points", ha="left" if dx > 0 else "right",
+                short, points[name], (dx, dy), textcoords="offset points", ha="left" if dx > 0 else "right",
                 va="center", fontsize=7.5, zorder=4, arrowprops=line if abs(dy) > 10 else None,
             )  # fmt: skip
-            box = text.get_window_extent(renderer)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer).padded(3)  # of the letters, without the line
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
             free = not any(box.overlaps(other) for other in boxes) and not any(box.contains(x, y) for x, y in taken)
             if inside and free:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from .. import statistics
@@ -41,11 +40,6 @@ def sign(c: Comparison) -> str:
 def rate(q: float | None) -> str:
     """Return a false discovery rate with two digits that count."""
     return NONE if q is None else f"{q:.2g}" if q >= 0.001 else "< 0.001"
-
-
-def minus(text: str) -> str:
-    """Return text in which negative numbers have a minus sign instead of a hyphen."""
-    return re.sub(r"(?<![\w\-.])-(?=\d)", "\u2212", text)
 
 
 def verdict(analysis: Analysis, c: Comparison, language: str) -> str:

@@ -17,7 +17,7 @@ from .reading import LARGER, OVERALL, PLAIN, POINTWISE, SIZES, Variant
 
 SCHEMA = 1
 RECORD = ("error", "attempts", "started", "ended", "seconds", "best_epoch", "memory", "parameters", "gflops", "device")
-ABOUT = ("name", "kind", "layer", "place", "parameters", "gflops")
+ABOUT = ("kind", "layer", "place", "parameters", "gflops")
 
 
 def trials_csv(analysis: Analysis) -> str:
@@ -40,15 +40,14 @@ def variants_csv(analysis: Analysis) -> str:
     """Return a line for each variant: cost, mean scores, differences from plain and from its controls."""
     rows = []
     for variant in analysis.study.variants:
-        row: dict[str, Any] = {name: getattr(variant, name) for name in ABOUT}
+        row: dict[str, Any] = {"variant": variant.name, **{name: getattr(variant, name) for name in ABOUT}}
         row |= {"latency_ms": cells.milliseconds(variant), "latency_ratio": _ratio(analysis, variant)}
         for metric in (*OVERALL, *SIZES):
             summary = _summary(analysis, variant, metric)
             row |= {f"{metric}.mean": summary["mean"], f"{metric}.sd": summary["sd"]}
             row[f"{metric}.n"] = len(summary["seeds"])
         for against in (PLAIN, POINTWISE, LARGER):
-            found = [c for c in analysis.main(against) if c.variant == variant.name]
-            row |= _difference(analysis, against, found[0] if found else None)
+            row |= _difference(analysis, against, analysis.control(variant.name, against))
         rows.append(row)
     return tables.csv_text(rows)
 
