@@ -155,6 +155,10 @@ def test_seeds_needed_without_spread_or_with_far_too_much(spread: float | None, 
     assert statistics.seeds_needed(spread) == needed
 
 
+def test_a_difference_far_beyond_the_spread_is_always_seen() -> None:
+    assert statistics.power(3, 1e-320, 0.5) == 1.0
+
+
 def test_the_spread_over_variants_weighs_them_by_their_freedom() -> None:
     first = compare({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0})
     second = compare({0: 1.0, 1: 4.0}, {0: 0.0, 1: 0.0})

@@ -158,9 +158,14 @@ def curves(study: Study, variant: str) -> dict[int, list[float]]:
 
 
 def _references(study: Study, variant: Variant) -> Iterable[Variant]:
-    """Yield what a variant is compared with: plain, and for attention the controls."""
+    """Yield what a variant is compared with: plain, and for attention the larger scale and its own pointwise control.
+
+    That is the one made for it, where there is one, else that of its place.
+    """
+    points = [v for v in study.variants if v.kind == POINTWISE and v.place == variant.place]
+    own = [v for v in points if v.matched == variant.name] or points[:1]
     for other in study.variants:
-        is_control = other.kind == LARGER or (other.kind == POINTWISE and other.place == variant.place)
+        is_control = other.kind == LARGER or other in own
         if variant.kind != PLAIN and (other.kind == PLAIN or (variant.kind == ATTENTION and is_control)):
             yield other
 

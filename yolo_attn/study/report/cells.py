@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics as means
+from pathlib import PurePath
 from typing import Any
 
 from ..tables import number
@@ -35,6 +37,11 @@ def groups(analysis: Analysis) -> list[list[Variant]]:
 def millions(variant: Variant) -> str:
     """Return the parameters in millions."""
     return number(None if variant.parameters is None else variant.parameters / 1e6, 2)
+
+
+def gflops(variant: Variant) -> str:
+    """Return the GFLOPs, with more decimals for a model at a tiny image size."""
+    return number(variant.gflops, 1 if (variant.gflops or 1) >= 1 else 3)
 
 
 def milliseconds(variant: Variant) -> float | None:
@@ -85,7 +92,9 @@ def is_beyond_chance(c: Comparison | None) -> bool:
 def command(analysis: Analysis) -> str:
     """Return the command line of the whole study."""
     words = analysis.study.facts.get("command") or []
-    return words if isinstance(words, str) else shlex.join(map(str, words))
+    if isinstance(words, str):
+        return words
+    return shlex.join([PurePath(word).name if i == 0 else str(word) for i, word in enumerate(words)])
 
 
 def commands(analysis: Analysis) -> list[str]:
@@ -119,4 +128,6 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
 
 
 def _short(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        return ",".join(map(str, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)

@@ -67,6 +67,10 @@ PHRASES: dict[str, tuple[str, str]] = {
         "By {metric}, none of {count} attention variants is told from plain {plain} with {seeds} seeds.",
         "按 {metric}，{count} 个注意力变体在 {seeds} 个种子下都无法与基线 {plain} 区分。",
     ),
+    "answer_noise_one": (
+        "By {metric}, the attention variant is not told from plain {plain} with {seeds} seeds.",
+        "按 {metric}，该注意力变体在 {seeds} 个种子下无法与基线 {plain} 区分。",
+    ),
     "answer_better": (
         "By {metric}, better than plain {plain} beyond chance, {better} of {count} attention variants: {names}.",
         "按 {metric}，{count} 个注意力变体中有 {better} 个显著优于基线 {plain}：{names}。",
@@ -80,13 +84,13 @@ PHRASES: dict[str, tuple[str, str]] = {
         "单独看显著，但同时比较了 {family} 个变体、可能只是偶然的有：{names}。",
     ),
     "answer_beats_pointwise": (
-        "Better also than a plain pointwise convolution of as many parameters: {names}.",
-        "同时也显著优于参数量相同的逐点卷积：{names}。",
+        "Better also than the pointwise convolution at their place, the same cost without attention: {names}.",
+        "同时也显著优于同一位置的逐点卷积（开销相近但没有注意力）：{names}。",
     ),
     "answer_not_pointwise": (
-        "None of these is told from a pointwise convolution of as many parameters, "
+        "None of these is told from the pointwise convolution at its place, "
         "so the gain may come from the extra weights rather than from attention.",
-        "但它们都无法与参数量相同的逐点卷积区分，提升可能来自增加的参数，而不是注意力机制。",
+        "但它们都无法与同一位置的逐点卷积区分，提升可能来自增加的参数，而不是注意力机制。",
     ),
     "answer_seeds": (
         "To see a difference of {effect} points, {needed} seeds would be needed, given the spread seen here.",
@@ -207,11 +211,15 @@ PHRASES: dict[str, tuple[str, str]] = {
         "and started from the shared weights, of the plain model.",
         "哈希核对：{count} 次完成的训练中，有 {same} 次的首批数据和共享权重初值与基线一致。",
     ),
-    "method_controls": (
-        "Controls: the plain model; a pointwise (1×1) convolution with as many parameters at the same place, "
-        "which is the extra cost without attention; the next larger scale, which is what the cost could buy instead.",
-        "对照：基线模型；同一位置、参数量相同的逐点 (1×1) 卷积，即只有额外开销而没有注意力；"
-        "大一号的模型，即同样的开销可以换来什么。",
+    "method_pointwise": (
+        "Control: a pointwise (1×1) convolution at the same place, the extra cost without attention. "
+        "It has as many parameters as the attention layer there, or as the largest where several share it.",
+        "对照：同一位置的逐点 (1×1) 卷积，即只有额外开销而没有注意力；"
+        "参数量与该处的注意力层相同，多个层共用时与其中最大的相同。",
+    ),
+    "method_larger": (
+        "Control: the next larger scale, which is what the extra cost could buy instead.",
+        "对照：大一号的模型，即同样的开销可以换来什么。",
     ),
     "method_interval": (
         "Intervals are 95% intervals of the mean difference by the paired t test (scipy), each for its variant alone; "

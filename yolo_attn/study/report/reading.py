@@ -38,6 +38,7 @@ class Variant:
         kind: One of ``KINDS``.
         layer: YAML name of the attention layer, if that is what it is.
         place: Where the layer or the pointwise convolution stands.
+        matched: The variant whose parameters a pointwise convolution has, if that is said.
         parameters: Number, if known.
         gflops: At the study's image size, if known.
         latency: Seconds an image, ``median``, ``q1`` and ``q3``, if measured.
@@ -48,6 +49,7 @@ class Variant:
     kind: str
     layer: str | None = None
     place: str | None = None
+    matched: str | None = None
     parameters: int | None = None
     gflops: float | None = None
     latency: Mapping[str, float] | None = None
@@ -237,7 +239,7 @@ def _variant(row: Row, plan: Row, cost: Row, trials: Iterable[Trial]) -> Variant
     measured = cost.get(name)
     times = measured if isinstance(measured, dict) else {}
     return Variant(
-        name, row["kind"], row.get("layer"), row.get("place"), known("parameters"), known("gflops"),
+        name, row["kind"], row.get("layer"), row.get("place"), row.get("matched"), known("parameters"), known("gflops"),
         times.get("latency"), times.get("latency_ratio"),
     )  # fmt: skip
 

@@ -122,7 +122,8 @@ def method(analysis: Analysis, language: str) -> list[str]:
         ),
         say("method_pairing", language),
         say("method_checked", language, same=same, count=count),
-        *(say(f"method_{key}", language) for key in ("controls", "seeds")),
+        *(say(f"method_{kind}", language) for kind in (POINTWISE, LARGER) if analysis.main(PLAIN, kind)),
+        say("method_seeds", language),
         say("method_primary", language, metric=say(analysis.primary, language)),
         say("method_interval", language),
     ]  # fmt: skip
@@ -172,7 +173,8 @@ def _attention(analysis: Analysis, language: str) -> list[str]:
     about = {"metric": metric, "plain": plain, "count": len(judged), "family": judged[0].family}
     counts = sorted({len(c.pair.seeds) for c in judged})
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
-    sentences = [] if by["better"] or by["worse"] else [say("answer_noise", language, **about, seeds=seeds)]
+    none = "answer_noise" if len(judged) > 1 else "answer_noise_one"
+    sentences = [] if by["better"] or by["worse"] else [say(none, language, **about, seeds=seeds)]
     for key, chosen in by.items():
         if chosen:
             said = {**about, key: len(chosen), "names": _names(analysis, chosen, language)}

@@ -132,7 +132,7 @@ def latex(analysis: Analysis) -> str:
 
 def _latex_row(analysis: Analysis, variant: Variant, metrics: Sequence[str]) -> list[str]:
     c = analysis.find(variant.name, metrics[0])
-    numbers = [cells.millions(variant), number(variant.gflops, 1), number(cells.milliseconds(variant), 1)]
+    numbers = [cells.millions(variant), cells.gflops(variant), number(cells.milliseconds(variant), 1)]
     numbers += [number(analysis.mean(variant.name, metric), analysis.digits) for metric in metrics]
     mean = ends = ""
     if c and c.pair.mean is not None:
@@ -149,7 +149,7 @@ def _markdown_main(analysis: Analysis) -> str:
     heads += [say(key, "en") for key in ("verdict", "vs_pointwise", "vs_larger")]
     rows = [
         [
-            v.name, cells.millions(v), number(v.gflops, 1), cells.latency(analysis, v),
+            v.name, cells.millions(v), cells.gflops(v), cells.latency(analysis, v),
             cells.scores(analysis, v, analysis.primary), cells.verdict(analysis, v, "en"),
             *(cells.with_control(analysis, v, kind) for kind in (POINTWISE, LARGER)),
         ]
