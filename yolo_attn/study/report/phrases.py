@@ -155,8 +155,8 @@ PHRASES: dict[str, tuple[str, str]] = {
         "优于逐点卷积：注意力的作用超过其参数量本身。低于大一号模型：如果能承受其开销，换大一号模型更划算。",
     ),
     "caption_differences": (
-        "Mean and 95% interval; small points are seeds. Filled: beyond chance. Controls stand apart.",
-        "均值与 95% 置信区间，小点为各个种子；实心表示显著。对照组单独列出。",
+        "Mean and 95% interval; small points are seeds. Filled: beyond chance. Controls apart. Dotted: ±{effect}.",
+        "均值与 95% 置信区间，小点为各个种子；实心表示显著。对照组单独列出，虚线为 ±{effect}。",
     ),
     "caption_latency": (
         "Mean score against latency of one image. The line joins variants that no cheaper one beats; "
@@ -208,8 +208,8 @@ PHRASES: dict[str, tuple[str, str]] = {
     ),
     "method_checked": (
         "Checked by hash: {same} of {count} finished trials saw the first batches, "
-        "and started from the shared weights, of the plain model.",
-        "哈希核对：{count} 次完成的训练中，有 {same} 次的首批数据和共享权重初值与基线一致。",
+        "and started from the shared weights, of the plain model (a larger scale shares only the batches).",
+        "哈希核对：{count} 次完成的训练中，有 {same} 次的首批数据和共享权重初值与基线一致（大一号的模型只核对数据）。",
     ),
     "method_pointwise": (
         "Control: a pointwise (1×1) convolution at the same place, the extra cost without attention. "
