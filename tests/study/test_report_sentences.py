@@ -155,3 +155,10 @@ def test_the_method_names_only_the_controls_that_were_there(analysis: Analysis, 
     assert sum(line.startswith("Control") for line in sentences.method(analysis, "en")) == 2
     assert not any(line.startswith("Control") for line in sentences.method(bare, "en"))
     assert not any("false discovery" in line for line in sentences.method(bare, "en"))  # one comparison is no family
+
+
+def test_two_decimals_where_one_would_hide_the_side_of_zero_of_an_end(analysis: Analysis) -> None:
+    c = analysis.main()[0]
+    for low, digits in ((0.04, 2), (-0.04, 2), (0.06, 1)):
+        pair = replace(c.pair, low=low, high=1.0)
+        assert replace(analysis, comparisons=(replace(c, pair=pair),)).digits == digits
