@@ -108,6 +108,7 @@ def test_the_wheel_holds_the_package_its_types_and_the_hook(first: tuple[Path, d
     (wheel,) = (first[0] / "dist").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"yolo_attn/py.typed", "yolo_attn.pth", "yolo_attn/cfg/models/yolov8-cbam.yaml"} <= names
+    assert "yolo_attn/study/report/page.html.jinja" in names
     (sdist,) = (first[0] / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}

@@ -68,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for form in ("csv", "markdown", "latex"):
         runs.add_argument(f"--{form}", metavar="FILE", help=f"write the table as {form} too")
     runs.add_argument("--force", action="store_true", help="write over files that are there")
+    report = verbs.add_parser("report", help="write the report of a study again, finished or not")
+    report.add_argument("folder", help="folder of a study, such as runs/study/NAME")
+    report.add_argument(
+        "--effect", type=float, default=0.5, help="difference worth seeing, in mAP points (default: 0.5)"
+    )
     verify = verbs.add_parser("verify", help="export a checkpoint, run it, and compare it with the checkpoint")
     verify.add_argument("checkpoint")
     verify.add_argument("--formats", help="such as onnx,openvino; default: all that can run here")
@@ -90,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .study.command import run
 
             return run(arguments.words, arguments.dry_run, arguments.retry)
+        if arguments.verb == "report":
+            return _report(arguments)
         if arguments.verb == "check":
             return _check(arguments)
         if arguments.verb == "verify":
@@ -301,6 +308,16 @@ def _list_runs(arguments: argparse.Namespace) -> int:
     print(runs.text(found, shutil.get_terminal_size((80, 24)).columns))
     for file, make in files.items():
         runs.write(file, make(found))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    if not arguments.effect > 0:
+        raise RowError(f"--effect {arguments.effect}: give points of mAP above 0, such as 0.5")
+    from .study.report import write_report
+
+    for file in write_report(Path(arguments.folder), arguments.effect):
+        print(file)
     return 0
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from yolo_attn.cli import main
 from yolo_attn.errors import DataError
-from yolo_attn.study import runs
+from yolo_attn.study import runs, tables
 
 RECORD: dict[str, Any] = {
     "schema": 1, "state": "finished", "reason": None, "name": "a",
@@ -145,7 +145,7 @@ def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     assert len(lines) == 5 and r" a\|b_c " in lines[2] and lines[1].count("---:") == 5
     tex = runs.latex(found)
     assert r"a|b\_c" in tex and tex.count(r"\\") == 4 and r"\toprule" in tex and r"\begin{tabular}{llllrrrrrl}" in tex
-    assert runs._latex("50% {a}&#$^~\\") == r"50\% \{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}"
+    assert tables.latex_text("50% {a}&#$^~\\") == r"50\% \{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}"
 
 
 def test_the_verb_writes_files_and_never_over_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -14,6 +12,8 @@ from typing import Any
 
 from ..errors import DataError
 from ..host.run.schema import FILE, SCHEMA
+from . import tables
+from .tables import natural, number
 
 DEPTH = 6  # runs/detect/<project>/<name> and some folders around it
 GAP = "  "
@@ -31,8 +31,8 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str], bool], ...] = (
     ("epochs", lambda run: f"{len(run['epochs'])}/{run['settings']['epochs']}", True),
     ("COCO", lambda run: _percent(coco_ap(run)), True),
     ("Ultral.", lambda run: _percent(host_ap(run)), True),
-    ("img/s", lambda run: _number(run["times"].get("train_images_per_second"), 0), True),
-    ("GiB", lambda run: _number(peak_memory(run), 1), True),
+    ("img/s", lambda run: number(run["times"].get("train_images_per_second"), 0), True),
+    ("GiB", lambda run: number(peak_memory(run), 1), True),
     ("state", lambda run: run["state"], False),
 )
 
@@ -70,7 +70,7 @@ def find_runs(folder: Path, warn: Callable[[str], None]) -> list[Row]:
     if not found:
         there = f"only {broken} that cannot be read" if broken else f"none of the {DEPTH} levels below has one"
         raise DataError(f"{folder} holds no {FILE}: {there}; a training with an attention layer or COCO data writes it")
-    return sorted(found, key=lambda run: _natural(run["run"]))
+    return sorted(found, key=lambda run: natural(run["run"]))
 
 
 def text(runs: Sequence[Row], width: int) -> str:
@@ -107,31 +107,19 @@ def text(runs: Sequence[Row], width: int) -> str:
 
 def markdown(runs: Sequence[Row]) -> str:
     """Return the table in Markdown."""
-    rules = ["---:" if number else "---" for _, _, number in COLUMNS]
-    rows = [[head for head, _, _ in COLUMNS], rules, *([_markdown(cell) for cell in _cells(run)] for run in runs)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return tables.markdown(*_table(runs))
 
 
 def latex(runs: Sequence[Row]) -> str:
     """Return the table in LaTeX; it needs the package ``booktabs``."""
-    kinds = "".join("r" if number else "l" for _, _, number in COLUMNS)
-    heads, *rows = [
-        " & ".join(map(_latex, cells)) + r" \\"
-        for cells in ([head for head, _, _ in COLUMNS], *(_cells(run) for run in runs))
-    ]
-    lines = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", heads, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
+    heads, rows, numeric = _table(runs)
+    heads, *rows = [[tables.latex_text(cell) for cell in row] for row in (heads, *rows)]
+    return tables.latex(heads, rows, numeric)
 
 
 def table_csv(runs: Sequence[Row]) -> str:
     """Return every field of every run as CSV: nested names joined by dots, lists as JSON, epochs by their number."""
-    flat = [dict(_flatten({**run, "epochs": len(run["epochs"])})) for run in runs]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
+    return tables.csv_text([dict(_flatten({**run, "epochs": len(run["epochs"])})) for run in runs])
 
 
 def check_absent(files: Iterable[Path]) -> None:
@@ -209,6 +197,10 @@ def _cells(run: Row) -> list[str]:
     return [str(read(run)) for _, read, _ in COLUMNS]
 
 
+def _table(runs: Sequence[Row]) -> tuple[list[str], list[list[str]], list[bool]]:
+    return [head for head, _, _ in COLUMNS], list(map(_cells, runs)), [is_number for _, _, is_number in COLUMNS]
+
+
 def _width(table: Sequence[Sequence[str]]) -> int:
     return sum(max(map(len, column)) for column in table) + len(GAP) * (len(table) - 1)
 
@@ -227,28 +219,10 @@ def _stem(file: str) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return _number(None if value is None or value < 0 else 100 * value, 2)  # COCO's -1 is no result
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return number(None if value is None or value < 0 else 100 * value, 2)  # COCO's -1 is no result
 
 
 def _cut(cell: str, size: int, keep_end: bool) -> str:
     if len(cell) <= size:
         return cell
     return "…" + cell[len(cell) - size + 1 :] if keep_end else cell[: size - 1] + "…"
-
-
-def _natural(name: str) -> list[Any]:
-    """Return a key by which ``train10`` comes after ``train9``."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
-
-
-def _markdown(cell: str) -> str:
-    return cell.replace("|", r"\|")
-
-
-def _latex(cell: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c) or (f"\\{c}" if c in "&%$#_{}" else c) for c in cell)
