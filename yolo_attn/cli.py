@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import listing
+from . import listing, tabular
 from ._version import __version__
 from .errors import RowError, YoloAttnError
 from .graft import set_gate
@@ -229,10 +229,10 @@ def _list_runs(arguments: argparse.Namespace) -> int:
     forms = {"csv": runs.table_csv, "markdown": runs.markdown, "latex": runs.latex}
     files = {Path(vars(arguments)[form]): make for form, make in forms.items() if vars(arguments)[form]}
     if not arguments.force:
-        runs.check_absent(files)
+        tabular.check_absent(files)
     print(runs.text(found, shutil.get_terminal_size((80, 24)).columns))
     for file, make in files.items():
-        runs.write(file, make(found))
+        tabular.write(file, make(found))
     return 0
 
 

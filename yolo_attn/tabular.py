@@ -1,0 +1,124 @@
+"""Rows as a table of text, Markdown, LaTeX or CSV, and files that replace no other."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+GAP = "  "
+_LEAST = 8  # width of a column of words that is not cut further
+
+Row = Mapping[str, Any]
+# Head of the column, how to read its cell from a row, and whether it is a number.
+Column = tuple[str, Callable[[Any], str], bool]
+
+
+def text(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[str]:
+    """Return the lines of a table of at most ``width`` characters where that is possible.
+
+    If it is wider, words are cut; numbers never. Cells of the first column keep their end, the others their beginning.
+    """
+    table = grid(columns, rows)
+    widths = [max(map(len, column)) for column in table]
+    while sum(widths) + len(GAP) * (len(table) - 1) > width:
+        words = [i for i, (_, _, is_number) in enumerate(columns) if not is_number and widths[i] > _LEAST]
+        if not words:
+            break
+        widest = max(words, key=lambda i: widths[i])
+        widths[widest] -= 1
+        table[widest] = [cut(cell, widths[widest], keep_end=widest == 0) for cell in table[widest]]
+    return [
+        GAP.join(
+            cell.rjust(size) if is_number else cell.ljust(size)
+            for cell, size, (_, _, is_number) in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in zip(*table, strict=True)
+    ]
+
+
+def grid(columns: Sequence[Column], rows: Sequence[Row]) -> list[list[str]]:
+    """Return the cells column by column, each with its head first."""
+    return [[head, *(str(read(row)) for row in rows)] for head, read, _ in columns]
+
+
+def full_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
+    """Return how many characters the table takes if nothing is cut."""
+    return sum(max(map(len, column)) for column in grid(columns, rows)) + len(GAP) * (len(columns) - 1)
+
+
+def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """Return the table in Markdown."""
+    head, *cells = zip(*grid(columns, rows), strict=True)
+    rules = ["---:" if is_number else "---" for _, _, is_number in columns]
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in cells)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rules, *escaped))
+
+
+def latex(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """Return the table in LaTeX; it needs the package ``booktabs``."""
+    kinds = "".join("r" if is_number else "l" for _, _, is_number in columns)
+    lines = [" & ".join(map(escape_latex, line)) + r" \\" for line in zip(*grid(columns, rows), strict=True)]
+    framed = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([*framed, r"\end{tabular}"]) + "\n"
+
+
+def escape_latex(cell: str) -> str:
+    """Return text as LaTeX prints it."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c) or (f"\\{c}" if c in "&%$#_{}" else c) for c in cell)
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """Return every field of every row as CSV: nested names joined by dots, lists as JSON."""
+    flat = [dict(_flatten(row)) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def cut(cell: str, size: int, keep_end: bool = False) -> str:
+    """Return text of at most ``size`` characters, with a mark where something is left out."""
+    if len(cell) <= size:
+        return cell
+    return "…" + cell[len(cell) - size + 1 :] if keep_end else cell[: size - 1] + "…"
+
+
+def check_absent(files: Iterable[Path]) -> None:
+    """Check that files may be written without losing one.
+
+    Raises:
+        DataError: If one of them is there.
+    """
+    for file in files:
+        if os.path.lexists(file):
+            raise DataError(f"{file} is there already; name another file or add --force")
+
+
+def write(file: Path, content: str) -> None:
+    """Write a table.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    try:
+        file.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from error
+
+
+def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, json.dumps(value) if isinstance(value, list) else value
