@@ -78,12 +78,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     verify.add_argument(
         "--export", nargs="+", default=[], metavar="key=value", help="as for yolo export: opset=13 nms=True"
     )
+    bench = verbs.add_parser("bench", help="measure what each layer costs here: time, memory, size; no training")
+    bench.add_argument(
+        "words", nargs="*", metavar="key=value", help="model=yolov8n layers=cbam,se at=backbone,neck imgsz=640 ..."
+    )
+    bench.add_argument("-o", "--output", metavar="FOLDER", help="folder to write to (default: a new one in runs/bench)")
+    bench.add_argument("--force", action="store_true", help="write over files of an earlier bench there")
     arguments = parser.parse_args(argv)
     try:
         if arguments.verb == "demo":
             return _demo(arguments)
         if arguments.verb == "runs":
             return _list_runs(arguments)
+        if arguments.verb == "bench":
+            return _bench(arguments)
         if arguments.verb == "check":
             return _check(arguments)
         if arguments.verb == "verify":
@@ -234,6 +242,22 @@ def _list_runs(arguments: argparse.Namespace) -> int:
     for file, make in files.items():
         tabular.write(file, make(found))
     return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from .bench.command import bench
+
+    width = shutil.get_terminal_size((80, 24)).columns
+    bench(arguments.words, arguments.output, arguments.force, width, progress=_show_progress)
+    return 0
+
+
+def _show_progress(line: str) -> None:
+    """Show how far something is in one line of a terminal, which the next one replaces; "" takes it away."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+    elif line:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _row_arguments(text: str) -> list[Any]:
