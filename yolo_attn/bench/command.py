@@ -14,12 +14,13 @@ from ..cache import write_text
 from ..errors import YoloAttnError, nearest
 from ..graft import graft
 from ..host.run import whole_models
-from . import cost, exported, summary
+from . import cost, exported, picture, summary
 
 WORDS = {
     "model": "yolov8n", "layers": "all", "at": "backbone,neck", "imgsz": "640", "batch": "1", "device": "",
-    "threads": "", "formats": "", "rounds": "", "minutes": "4.5",
+    "threads": "", "formats": "", "rounds": "", "minutes": "4.5", "clock": "wall",
 }  # fmt: skip
+CLOCKS = ("wall", "cpu")
 FOLDER = Path("runs/bench")
 FILES = ("bench.csv", "bench.json", "bench.md", "bench.png", "bench.pdf")
 NOT_INSTALLED, NOT_MEASURED = "not installed", "not measured"
@@ -57,28 +58,29 @@ def bench(
     }
     plain, groups, places = _models(given["model"], given["layers"], given["at"])
     asked = _formats(given["formats"])
+    if given["clock"] not in CLOCKS:
+        raise YoloAttnError(f"clock={given['clock']}: give {' or '.join(CLOCKS)}")
     folder = _folder(output, next(iter(plain)), force)
-    plan = cost.make_plan(device=given["device"], **plan_words)
+    plan = cost.make_plan(device=given["device"], clock=given["clock"], **plan_words)
     rows: dict[str, Row] = {name: {"model": name, **places[name]} for name in (*plain, *places)}
     about: Row = {
         "imgsz": plan.imgsz, "batch": plan.batch, "training_batch": plan.training_batch, "threads": plan.threads,
-        **whole_models.machine(plan.device),
+        "clock": plan.clock, **whole_models.machine(plan.device),
     }  # fmt: skip
-
-    def write() -> None:
-        _write(folder, list(rows.values()), about)
 
     # Formats that are asked for get half of the time; others what is left.
     half = begin + (end - begin) / 2 if asked else end
     for found in cost.compare(plain, groups, lambda config: cost.in_pytorch(config, plan), plan, half, progress):
         _add(rows, found)
-    write()  # what is measured stays, whatever an exporter does
+    _write_tables(folder, list(rows.values()), about)  # what is measured stays, whatever an exporter does
     _measure_formats(plain, groups, asked, plan, rows, end, progress)
     if any(summary.is_measured(row, "openvino") for row in rows.values()):
         about["openvino_precision"] = exported.openvino_precision()
     about["seconds"] = round(time.monotonic() - begin, 1)
-    write()
     progress("")
+    _write_tables(folder, list(rows.values()), about)
+    for suffix in ("png", "pdf"):
+        picture.plot(list(rows.values()), about, folder / f"bench.{suffix}")
     for line in summary.text(list(rows.values()), about, width):
         say(line)
     say(f"Written to {folder}: {', '.join(FILES)}")
@@ -200,12 +202,8 @@ def _of_forms(row: Row, forms: Sequence[str]) -> Row:
     return {form: {"error": row["error"]} for form in forms} if "error" in row else row
 
 
-def _write(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
-    from .picture import plot
-
+def _write_tables(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
     write_text(folder / "bench.csv", tabular.to_csv({**row, **about} for row in rows))
     content = {"schema": 1, "about": about, "rows": rows}
     write_text(folder / "bench.json", json.dumps(content, indent=1) + "\n")
     write_text(folder / "bench.md", summary.markdown(rows, about))
-    for suffix in ("png", "pdf"):
-        plot(rows, about, folder / f"bench.{suffix}")

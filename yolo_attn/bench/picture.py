@@ -99,4 +99,5 @@ def _title(panel: str, plain: Row, about: Row) -> str:
     if panel == "training_memory":
         return f"training memory, batch {about['training_batch']}\nplain: {plain[panel] / 2**20:.0f} MiB"
     name = {PYTORCH: "PyTorch", **exported.TITLES}[panel]
-    return f"latency, {name}\nplain: {1e3 * plain[panel]['latency']['median']:.1f} ms"
+    what = "processor time" if about["clock"] == "cpu" else "latency"
+    return f"{what}, {name}\nplain: {1e3 * plain[panel]['latency']['median']:.1f} ms"

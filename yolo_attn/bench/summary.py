@@ -12,6 +12,7 @@ from .cost import PYTORCH
 
 Row = Mapping[str, Any]
 MIB = 2**20
+_CLOCKS = {"wall": "", "cpu": " of processor time", "events": " on the GPU's own clock"}
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
@@ -99,8 +100,8 @@ def _notes(rows: Sequence[Row], about: Row) -> list[str]:
     notes = [
         f"{where}, {threads}, {about['imgsz']} px, batch {about['batch']}; Ultralytics {about['ultralytics']}, "
         f"torch {about['torch']}.",
-        f"ms: PyTorch, fused, random weights, median. ratio: to the plain model in the same rounds ({span} each), "
-        "median and quartiles.",
+        f"ms: PyTorch, fused, random weights, median{_CLOCKS[about['clock']]}. ratio: to the plain model in the same "
+        f"rounds ({span} each), median and quartiles.",
         "train MiB: weights, gradients and tensors alive at the peak of one forward and backward pass, batch "
         f"{about['training_batch']}, without loss and optimiser. inf. MiB: the same of one prediction. "
         + ("PyTorch's allocator says them." if is_cuda else "Counted, not computed; a process takes more."),
