@@ -91,6 +91,8 @@ def test_the_other_files_say_the_same(measured: tuple[Path, list[str], list[str]
     assert (folder / "bench.pdf").read_bytes().startswith(b"%PDF")
     assert said[0].split()[:3] == ["layer", "place", "parameters"] and said[1].startswith("none")
     assert max(map(len, said[:-1])) <= 80
+    if not exported.missing_packages("openvino"):
+        assert content["about"]["openvino_precision"]
     assert progress[0].startswith("pytorch: 1 of 2 groups of models") and progress[-1] == ""
 
 
@@ -197,6 +199,7 @@ def test_all_layers_are_those_of_the_table_and_alias_and_timm_are_named_as_in_mo
     assert len(groups) == len(registry.TABLE) and len(places) == 1 + 2 * len(groups)
     _, groups, places = command._models("yolo11n.yaml", "timm-eca,SELayer", "10")
     assert list(places) == ["yolo11n", "yolo11n-timm-eca-10", "yolo11n-se-10"]
+    assert groups[0]["yolo11n-timm-eca-10"]["backbone"][11] == [-1, 1, "TimmAttention", ["eca"]]
 
 
 ROWS = [

@@ -14,12 +14,15 @@ from yolo_attn.bench import memory
 class Wide(nn.Module):
     """``relu(w x)`` where an intermediate map is ten times the input."""
 
+    last = ""  # kind of tensor that came in
+
     def __init__(self, looks: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(10, 1, 1))
         self.looks = looks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Wide.last = type(x).__name__
         y = torch.relu(x * self.weight)
         if self.looks and y.sum().item() < 0:
             return -y
@@ -56,6 +59,7 @@ def test_training_counts_weights_gradients_and_what_backward_needs(looks: bool) 
     maps = 1 + 10 + 10 + 1  # input, relu's output, its gradient, gradient of the result
     assert 0 <= found - (maps * MAP + 2 * WEIGHT) <= 4 * FLOAT  # and some scalars
     assert layer.weight.grad is None, "the model is left as it was"
+    assert Wide.last == ("Tensor" if looks else "FakeTensor")
 
 
 def test_a_simulated_step_takes_what_a_computed_one_does() -> None:

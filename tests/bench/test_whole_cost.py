@@ -76,6 +76,14 @@ def test_the_time_is_shared_by_groups_and_runtimes(monkeypatch: pytest.MonkeyPat
     assert limits == pytest.approx([25, 25, 50, 50], abs=5)
 
 
+def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"plain": [1.0, 2.0, 4.0], "a": [2.0, 6.0, 4.0]}
+    monkeypatch.setattr(cost, "interleave", lambda calls, *_: {name: times[name] for name in calls})
+    row = compared([["a"]])["a"]["pytorch"]
+    assert row["latency"] == {"median": 4, "q1": 3, "q3": 5}
+    assert row["latency_ratio"] == {"median": 2, "q1": 1.5, "q3": 2.5}
+
+
 def test_progress_says_how_far_it_is() -> None:
     said: list[str] = []
     list(cost.compare(models("plain"), [models("a"), models("bb")], prepare, PLAN, 0.0, said.append))
@@ -114,16 +122,68 @@ def test_a_model_against_itself_costs_the_same_but_for_noise(found: dict[str, An
     assert 0.05 < found["again"]["latency_ratio"]["median"] < 20  # other processes may run meanwhile
 
 
-def test_a_model_or_device_that_is_not_there_is_quoted(tmp_path: Path) -> None:
+def test_a_model_or_device_that_is_not_there_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelNameError, match=r"no model 'yolov8z9'; did you mean 'yolov8"):
         cost.measure({"plain": "yolov8z9"}, 64, "cpu", 1, 3, print)
     with pytest.raises(ModelNameError, match=r"'runs/best.pt' is a checkpoint"):
         cost.measure({"plain": "runs/best.pt"}, 64, "cpu", 1, 3, print)
     with pytest.raises(HostError, match=r"device='tpu:0': .*give cpu or 0"):
         cost.make_plan(device="tpu:0")
+    with monkeypatch.context() as patch:
+        patch.setattr("ultralytics.utils.torch_utils.select_device", lambda *_, **__: torch.device("mps"))
+        with pytest.raises(HostError, match=r"device='mps': .*give cpu or 0"):
+            cost.make_plan(device="mps")
     if not torch.cuda.is_available():
         with pytest.raises(HostError, match=r"device='7': .*CUDA"):
             cost.make_plan(device="7")
+
+
+def test_what_cannot_be_built_is_an_error_in_the_study_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_pytorch(config: dict[str, Any], *_: Any) -> cost.Ready:
+        if "SE" in str(config["backbone"]):
+            raise ValueError("too wide")
+        return {"parameters": 1, "gflops": 1.0}, {"pytorch": lambda _: None}
+
+    monkeypatch.setattr(cost, "in_pytorch", in_pytorch)
+    found = cost.measure({"plain": "yolov8n", "se": "yolov8n-se"}, 64, "cpu", 1, 3, lambda _: None)
+    assert found["se"] == {"error": "ValueError: too wide"} and found["plain"]["parameters"] == 1
+
+
+def test_a_runtime_that_cannot_load_the_export_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(form: str, *_: Any) -> Any:
+        if form == "openvino":
+            raise NotImplementedError("no such operator")
+        return lambda _: None
+
+    monkeypatch.setattr(cost.exported, "load", load)
+    monkeypatch.setattr(cost.whole_models, "export_onnx", lambda _, file, *__: (file.touch(), file)[1])
+    row, calls = cost.as_exported(cost.whole_models.read_config("yolov8n"), ["onnx", "openvino"], PLAN, tmp_path)
+    assert row == {"openvino": {"error": "NotImplementedError: no such operator"}} and list(calls) == ["onnx"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_gpu_has_its_own_clock_and_batch_and_exported_models_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost.whole_models, "choose_device", lambda _: torch.device("cuda", 0))
+    plan = cost.make_plan(device="0")
+    assert (plan.clock, plan.training_batch) == ("events", 16)
+    clocks: list[str] = []
+    monkeypatch.setattr(cost, "compare", lambda plain, groups, prepare, plan, *_: clocks.append(plan.clock) or [])
+    list(cost.measure_exported({}, [], [], plan, 0.0, print))
+    assert clocks == ["wall"]
+
+
+def test_threads_are_the_hosts_or_those_given() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert cost.make_plan(device="cpu", threads=before + 1).threads == before + 1 == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_models_have_the_same_weights_each_time() -> None:
+    config = cost.whole_models.read_config("yolov8n")
+    one, other = (next(cost.whole_models.build(config).parameters()) for _ in range(2))
+    assert torch.equal(one, other)
 
 
 def test_the_model_is_measured_as_the_host_predicts_with_it() -> None:

@@ -74,8 +74,7 @@ def predictor(model: Any, device: torch.device) -> Callable[[Tensor], Any]:
     from ultralytics.nn.autobackend import AutoBackend
 
     with surgery.silence():
-        backend = AutoBackend(model.eval(), device=device, fuse=True, verbose=False).eval()
-    return backend
+        return AutoBackend(model.eval(), device=device, fuse=True, verbose=False)
 
 
 def export_onnx(model: Any, file: Path, imgsz: int, batch: int) -> Path:
