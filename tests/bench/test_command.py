@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from yolo_attn import cli, registry
@@ -109,6 +110,20 @@ def test_a_package_is_missing_when_python_does_not_find_it(monkeypatch: pytest.M
     assert (exported.missing_packages("onnx"), exported.missing_packages("openvino")) == ([], ["openvino"])
 
 
+def test_runtimes_take_the_threads_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    taken: list[Any] = []
+
+    def session(file: str, options: Any, providers: list[str]) -> None:
+        taken.append(options.intra_op_num_threads)
+        raise OSError(file)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(OSError, match=r"a\.onnx"):
+        exported.load("onnx", Path("a.onnx"), np.zeros(1), 3)
+    assert taken == [3]
+
+
 @pytest.mark.usefixtures("quick")
 def test_formats_that_take_too_long_are_left_out_with_what_they_would_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,6 +155,45 @@ def test_an_export_that_fails_is_a_finding_of_its_model(tmp_path: Path, monkeypa
     assert rows["yolov8n-eca-backbone"]["openvino.state"] == "failed: RuntimeError: no such op"
     assert rows["yolov8n-se-backbone"]["pytorch.rounds"] == "2"
     assert "SE at backbone, ONNX: failed: TypeError: this operator" in said
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_exporter_that_breaks_down_costs_nothing_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exported, "missing_packages", lambda form: [])
+
+    def stop(error: BaseException) -> Any:
+        def as_exported(*_: Any) -> cost.Ready:
+            raise error
+
+        return as_exported
+
+    monkeypatch.setattr(cost, "as_exported", stop(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", "layers=se", "at=backbone", "formats=onnx")
+    assert len(table(tmp_path / "a")) == 2
+    monkeypatch.setattr(cost, "as_exported", stop(OSError("disk full")))
+    run(tmp_path / "b", "layers=se", "at=backbone", "formats=onnx")
+    assert {row["onnx.state"] for row in table(tmp_path / "b").values()} == {"failed: disk full"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_that_cannot_be_built_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exported, "missing_packages", lambda form: [])
+    asked: list[list[str]] = []
+    monkeypatch.setattr(cost, "measure_exported", lambda _, groups, *__: asked.extend(map(list, groups)) or [])
+    ready = cost.in_pytorch
+
+    def broken(config: dict[str, Any], *rest: Any) -> cost.Ready:
+        if "SE" in str(config["backbone"]):
+            raise ValueError("too wide")
+        return ready(config, *rest)
+
+    monkeypatch.setattr(cost, "in_pytorch", broken)
+    said = run(tmp_path / "a", "layers=se,eca", "at=backbone", "formats=onnx")
+    assert asked == [[], ["yolov8n-eca-backbone"]]
+    assert "SE at backbone: failed: ValueError: too wide" in said
 
 
 @pytest.mark.parametrize(
