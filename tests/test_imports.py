@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FRONT_DOOR = "yolo_attn"
 # From the top down; a room may import from its own line and from those below.
 ORDER = (
-    ("scripts", "experiments", "yolo_attn.cli", "yolo_attn.__main__"),
+    ("scripts", "experiments", "yolo_attn.cli", "yolo_attn.verb", "yolo_attn.__main__"),
     (FRONT_DOOR,),
     ("yolo_attn.study", "yolo_attn.bench"),
     ("yolo_attn.host",),
@@ -24,6 +24,7 @@ ORDER = (
     ),
     ("yolo_attn.fast",),
     ("yolo_attn.layers",),
+    ("yolo_attn.tabular",),
     ("yolo_attn.errors", "yolo_attn.cache", "yolo_attn.switches", "yolo_attn._version"),
 )
 # Loads by name: each layer's file stands alone without them, and ``fast`` loads its forms when one is asked for.

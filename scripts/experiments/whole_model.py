@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from ultralytics.cfg import get_cfg
-from ultralytics.nn import tasks
 
 from yolo_attn import registry
 from yolo_attn.bench.floor import autocast
 from yolo_attn.bench.measure import Call, interleave, peak_bytes, ratio, saved_bytes
 from yolo_attn.graft import graft
 from yolo_attn.host.model import surgery
+from yolo_attn.host.run import whole_models
 
 BASE = "yolov8n.yaml"
 PLACES = ("backbone", "neck")
@@ -80,12 +79,8 @@ def measure(layer: str, place: str, device: str, rounds: int, side: int, batch: 
 
 def build(layer: str, place: str, device: str) -> Any:
     """Return yolov8n in training mode, with a layer at a place unless its name is empty."""
-    config = tasks.yaml_model_load(BASE)
-    torch.manual_seed(0)
-    with surgery.silence():
-        model = surgery.build(graft(config, layer, place) if layer else config).to(device).train()
-    model.args = get_cfg()
-    return model
+    config = whole_models.read_config(BASE)
+    return whole_models.build(graft(config, layer, place) if layer else config, device)
 
 
 def make_batch(side: int, batch: int, device: str) -> dict[str, torch.Tensor]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from yolo_attn import tabular
 from yolo_attn.cli import main
 from yolo_attn.errors import DataError
-from yolo_attn.study import runs, tables
+from yolo_attn.study import runs
 
 RECORD: dict[str, Any] = {
     "schema": 1, "state": "finished", "reason": None, "name": "a",
@@ -145,7 +146,8 @@ def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     assert len(lines) == 5 and r" a\|b_c " in lines[2] and lines[1].count("---:") == 5
     tex = runs.latex(found)
     assert r"a|b\_c" in tex and tex.count(r"\\") == 4 and r"\toprule" in tex and r"\begin{tabular}{llllrrrrrl}" in tex
-    assert tables.latex_text("50% {a}&#$^~\\") == r"50\% \{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}"
+    escaped = r"50\% \{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}"
+    assert tabular.escape_latex("50% {a}&#$^~\\") == escaped
 
 
 def test_the_verb_writes_files_and_never_over_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,4 +182,4 @@ def test_a_run_whose_wiring_is_wrong_is_marked(tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere_is_there_too(tmp_path: Path) -> None:
     (tmp_path / "table.csv").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match="is there already"):
-        runs.check_absent([tmp_path / "table.csv"])
+        tabular.check_absent([tmp_path / "table.csv"])

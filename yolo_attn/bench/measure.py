@@ -56,15 +56,27 @@ def seconds(call: Call, calls: int, clock: str) -> float:
     return (read() - begin) / calls
 
 
-def interleave(calls: Mapping[str, Call], rounds: int, clock: str = "wall") -> dict[str, list[float]]:
-    """Return seconds per call of each candidate in each round, every round timing all of them, in turning order."""
+def interleave(
+    calls: Mapping[str, Call], rounds: int, clock: str = "wall", least: int = 0, limit: float = math.inf
+) -> dict[str, list[float]]:
+    """Return seconds per call of each candidate in each round, every round timing all of them, in turning order.
+
+    Args:
+        calls: Candidates by name.
+        rounds: How many rounds.
+        clock: As in ``seconds``.
+        least: Rounds that are measured however long they take, if there is a limit.
+        limit: After so many seconds no further round begins.
+    """
+    begin = time.monotonic()
     counts = {}
     for name, call in calls.items():
         call(0)  # the first call compiles, allocates and chooses algorithms
-        call(1)
         counts[name] = max(1, math.ceil(_SAMPLE[clock] / max(seconds(call, 1, clock), 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
+        if number >= least and time.monotonic() - begin > limit:
+            break
         order = list(calls) if number % 2 == 0 else list(calls)[::-1]
         for name in order:
             samples[name].append(seconds(calls[name], counts[name], clock))

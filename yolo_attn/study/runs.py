@@ -10,20 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import tabular
 from ..errors import DataError
 from ..host.run.schema import FILE, SCHEMA
-from . import tables
-from .tables import natural, number
+from ..tabular import natural, number
 
 DEPTH = 6  # runs/detect/<project>/<name> and some folders around it
-GAP = "  "
-_LEAST = 8  # width of a column of words that is not cut further
 LEGEND = "COCO, Ultral.: mAP50-95 in % by either; img/s: training; GiB: peak memory of the GPU, else of the process"
 MARK, MARKED = "! ", "!: run.json says what is wrong with its wiring"
 
 Row = dict[str, Any]
 # Head of the column, how to read it from a run, and whether it is a number.
-COLUMNS: tuple[tuple[str, Callable[[Row], str], bool], ...] = (
+COLUMNS: tuple[tabular.Column, ...] = (
     ("run", lambda run: run["run"], False),
     ("model", lambda run: _stem(run["model"]["file"]), False),
     ("layers", lambda run: (MARK if _is_warned(run) else "") + layers(run["model"]["layers"]), False),
@@ -76,73 +74,32 @@ def find_runs(folder: Path, warn: Callable[[str], None]) -> list[Row]:
 def text(runs: Sequence[Row], width: int) -> str:
     """Return a table of at most ``width`` characters where that is possible.
 
-    If it is wider, what is the same in all runs goes above it, then words are cut; numbers never.
+    If it is wider, what is the same in all runs goes above it, then words are cut; numbers never. Runs of one folder
+    begin alike: their names keep their ends.
     """
-    table = [list(column) for column in zip([head for head, _, _ in COLUMNS], *map(_cells, runs), strict=True)]
-    numeric = {head for head, _, is_number in COLUMNS if is_number}
-    above = []
-    if _width(table) > width and len(runs) > 1:
-        same = [column for column in table[1:] if column[0] not in numeric and len(set(column[1:])) == 1]
-        above = [f"{column[0]}: {column[1]}" for column in same]
-        table = [column for column in table if column not in same]
-    widths = [max(map(len, column)) for column in table]
-    while _width(table) > width:
-        words = [i for i, column in enumerate(table) if column[0] not in numeric and widths[i] > _LEAST]
-        if not words:
-            break
-        widest = max(words, key=lambda i: widths[i])
-        widths[widest] -= 1
-        # Runs of one folder begin alike: their names are told apart by how they end.
-        table[widest] = [_cut(cell, widths[widest], keep_end=widest == 0) for cell in table[widest]]
-    lines = [
-        GAP.join(
-            cell.rjust(size) if column[0] in numeric else cell.ljust(size)
-            for cell, size, column in zip(row, widths, table, strict=True)
-        ).rstrip()
-        for row in zip(*table, strict=True)
-    ]
+    columns, above = list(COLUMNS), []
+    if tabular.full_width(columns, runs) > width and len(runs) > 1:
+        same = [c for c in columns[1:] if not c[2] and len({c[1](run) for run in runs}) == 1]
+        above = [f"{head}: {read(runs[0])}" for head, read, _ in same]
+        columns = [column for column in columns if column not in same]
     legend = [LEGEND, *([MARKED] if any(map(_is_warned, runs)) else [])]
+    lines = tabular.text(columns, runs, width)
     return "\n".join([*textwrap.wrap("; ".join(above), width), *lines, *textwrap.wrap("; ".join(legend), width)])
 
 
 def markdown(runs: Sequence[Row]) -> str:
     """Return the table in Markdown."""
-    return tables.markdown(*_table(runs))
+    return tabular.markdown(COLUMNS, runs)
 
 
 def latex(runs: Sequence[Row]) -> str:
     """Return the table in LaTeX; it needs the package ``booktabs``."""
-    heads, rows, numeric = _table(runs)
-    heads, *rows = [[tables.latex_text(cell) for cell in row] for row in (heads, *rows)]
-    return tables.latex(heads, rows, numeric)
+    return tabular.latex(COLUMNS, runs)
 
 
 def table_csv(runs: Sequence[Row]) -> str:
     """Return every field of every run as CSV: nested names joined by dots, lists as JSON, epochs by their number."""
-    return tables.csv_text([dict(_flatten({**run, "epochs": len(run["epochs"])})) for run in runs])
-
-
-def check_absent(files: Iterable[Path]) -> None:
-    """Check that files may be written without losing one.
-
-    Raises:
-        DataError: If one of them is there.
-    """
-    for file in files:
-        if os.path.lexists(file):
-            raise DataError(f"{file} is there already; name another file or add --force")
-
-
-def write(file: Path, content: str) -> None:
-    """Write a table.
-
-    Raises:
-        DataError: If the file cannot be written.
-    """
-    try:
-        file.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from error
+    return tabular.to_csv({**run, "epochs": len(run["epochs"])} for run in runs)
 
 
 def layers(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -197,22 +154,6 @@ def _cells(run: Row) -> list[str]:
     return [str(read(run)) for _, read, _ in COLUMNS]
 
 
-def _table(runs: Sequence[Row]) -> tuple[list[str], list[list[str]], list[bool]]:
-    return [head for head, _, _ in COLUMNS], list(map(_cells, runs)), [is_number for _, _, is_number in COLUMNS]
-
-
-def _width(table: Sequence[Sequence[str]]) -> int:
-    return sum(max(map(len, column)) for column in table) + len(GAP) * (len(table) - 1)
-
-
-def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, json.dumps(value) if isinstance(value, list) else value
-
-
 def _stem(file: str) -> str:
     name = re.split(r"[/\\]", str(file))[-1]
     return re.sub(r"\.(ya?ml|pt)$", "", name)
@@ -220,9 +161,3 @@ def _stem(file: str) -> str:
 
 def _percent(value: float | None) -> str:
     return number(None if value is None or value < 0 else 100 * value, 2)  # COCO's -1 is no result
-
-
-def _cut(cell: str, size: int, keep_end: bool) -> str:
-    if len(cell) <= size:
-        return cell
-    return "…" + cell[len(cell) - size + 1 :] if keep_end else cell[: size - 1] + "…"

@@ -8,7 +8,7 @@ import statistics as means
 from pathlib import PurePath
 from typing import Any
 
-from ..tables import number
+from ...tabular import number
 from . import sentences
 from .analysis import Analysis, Comparison
 from .phrases import say

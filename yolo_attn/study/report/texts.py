@@ -8,8 +8,9 @@ import statistics as means
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .. import statistics, tables
-from ..tables import number
+from ... import tabular
+from ...tabular import number
+from .. import statistics
 from . import cells, sentences
 from .analysis import CLASS, Analysis, Comparison, costs, curves, front
 from .phrases import say
@@ -33,7 +34,7 @@ def trials_csv(analysis: Analysis) -> str:
         known = {"seed": trial.seed, "state": trial.state, "epochs": trial.epochs}
         known |= {name: record.get(name) for name in RECORD}
         rows.append({**about, **known, **numbers, "command": record.get("command")})
-    return tables.csv_text(rows)
+    return tabular.to_csv(rows)
 
 
 def variants_csv(analysis: Analysis) -> str:
@@ -49,7 +50,7 @@ def variants_csv(analysis: Analysis) -> str:
         for against in (PLAIN, POINTWISE, LARGER):
             row |= _difference(analysis, against, analysis.control(variant.name, against))
         rows.append(row)
-    return tables.csv_text(rows)
+    return tabular.to_csv(rows)
 
 
 def everything(analysis: Analysis) -> dict[str, Any]:
@@ -114,10 +115,10 @@ def latex(analysis: Analysis) -> str:
         rows += [[]] if rows else []  # a rule
         rows += [_latex_row(analysis, variant, (metric, second)) for variant in group]
     settings = study.facts["settings"]
-    plain, data = tables.latex_text(study.plain.name), tables.latex_text(str(settings.get("data")))
+    plain, data = tabular.escape_latex(study.plain.name), tabular.escape_latex(str(settings.get("data")))
     label = re.sub(r"[^a-z0-9]+", "-", study.name.lower()).strip("-") or "study"
     caption = (
-        f"Attention in {plain} on {data}: means over seeds of {tables.latex_text(say(metric, 'en'))} and its "
+        f"Attention in {plain} on {data}: means over seeds of {tabular.escape_latex(say(metric, 'en'))} and its "
         r"mAP at IoU 0.5, at the best epoch on the validation split. $\Delta$: mean difference from "
         f"{plain} paired by seed, in points, with its 95\\% interval by the paired $t$ test. "
         r"$^{*}$: holds at a false discovery rate of 5\% over all variants of its kind (Benjamini--Hochberg)."
@@ -125,7 +126,7 @@ def latex(analysis: Analysis) -> str:
     lines = [
         r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
         rf"\label{{tab:{label}}}",
-        tables.latex(heads, rows, [False, *[True] * 8]).rstrip(), r"\end{table}",
+        tabular.latex_table(heads, rows, [False, *[True] * 8]).rstrip(), r"\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -140,7 +141,7 @@ def _latex_row(analysis: Analysis, variant: Variant, metrics: Sequence[str]) -> 
         mean = f"${sentences.signed(c.pair.mean, analysis.digits)}${star}"
         ends = f"${text}$" if (text := sentences.interval(c, analysis.digits)) else "--"
     seeds = len(c.pair.seeds) if c else len(analysis.scores(variant.name, metrics[0]))
-    return [tables.latex_text(variant.name), *(text.replace("-", "--") for text in numbers), mean, ends, str(seeds)]
+    return [tabular.escape_latex(variant.name), *(text.replace("-", "--") for text in numbers), mean, ends, str(seeds)]
 
 
 def _markdown_main(analysis: Analysis) -> str:
@@ -188,7 +189,7 @@ def _star(c: Comparison | None) -> str:
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], first: int, end: int) -> str:
     """Return a table whose columns from ``first`` up to ``end`` are numbers."""
     numeric = [first <= i < end for i in range(len(heads))]
-    return tables.markdown([_safe(head) for head in heads], [[_safe(c) for c in row] for row in rows], numeric)
+    return tabular.markdown_table([_safe(head) for head in heads], [[_safe(c) for c in row] for row in rows], numeric)
 
 
 def _bullets(lines: Iterable[str]) -> str:
