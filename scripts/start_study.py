@@ -35,6 +35,7 @@ def main() -> None:
         "optimizer": "AdamW",
         "lr0": 2e-4,
         "warmup_epochs": 2,
+        "warmup_bias_lr": 0.0,
         "close_mosaic": 2,
     }
     base = given.base or work / "base" / "weights" / "best.pt"

@@ -87,7 +87,7 @@ class StartTrainer(DetectionTrainer):
             return optimizer
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if not any(p is gate for gate in gates)]
-        own = {**optimizer.param_groups[-1], "params": gates, "weight_decay": 0.0}
+        own = {**optimizer.param_groups[-1], "params": gates, "weight_decay": 0.0, "param_group": "gate"}
         own.pop("initial_lr", None)
         own["lr"] *= GATES[self.start][2]
         optimizer.add_param_group(own)
