@@ -94,7 +94,9 @@ def test_a_bench_and_a_study_are_recorded_and_shown(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert content["command"] == "yolo-attn bench model=yolov8n layers=SE,CBAM at=backbone,neck threads=2 clock=cpu"
     assert content["machine"] == {"device": "cpu", "processor": "a processor"} and content["versions"]["torch"] == "2"
-    path = folders.write_record(made_study.make(tmp_path / "neu"), tmp_path / "out")
+    path = folders.write_record(
+        made_study.make(tmp_path / "neu", gains={"yolov8n-coordatt-neck": 0.05}), tmp_path / "out"
+    )
     assert path.name == "0.4.0--cpu--study-neu.json" and json.loads(path.read_text())["settings"]["epochs"] == 30
     assert json.loads(path.read_text())["command"].startswith("yolo-attn study data=neu.yaml model=yolov8n")
     assert str(tmp_path) not in path.read_text()
