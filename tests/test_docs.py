@@ -37,7 +37,7 @@ def test_generated_parts_are_those_of_the_registry_and_the_results(page: Path, s
     assert script.render(page) == text, "run: python scripts/make_docs.py"
     markers = set(re.findall(r"<!-- /([\w-]+) -->", text))
     assert markers <= set(script.sections())
-    assert not re.search(r"<!-- ([\\w-]+) -->\\s*<!-- /\\1 -->", text), "an empty part"
+    assert not re.search(r"<!-- ([\w-]+) -->\s*<!-- /\1 -->", text), "an empty part"
 
 
 def test_the_demo_shown_is_the_demo() -> None:

@@ -31,7 +31,7 @@ SHOWN = "CBAM"  # in the table of places
 # Each word -> the same in Chinese.
 WORDS = {
     "channels": "通道", "pixels": "像素", "elements": "逐元素", "strips": "行列", "regions": "区域",
-    "surroundings": "邻域", "tokens": "令牌",
+    "surroundings": "邻域", "tokens": "token",
 }  # fmt: skip
 ACTS = {
     "SE": "channels", "DoubleAttention": "tokens", "BAM": "channels pixels", "BiFormer": "tokens", "MHSA": "tokens",
