@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import evidence
 from yolo_attn import registry
 from yolo_attn.fast import plain
+from yolo_attn.host.model.surgery import silence
 from yolo_attn.host.study import models
 from yolo_attn.study.report.sentences import SIGNS
 
@@ -107,15 +109,13 @@ def starts_as_identity(chinese: bool) -> str:
 @functools.cache
 def cost(name: str, maps: Maps) -> tuple[int, float]:
     """Return the parameters of a layer on maps, and the GFLOPs of its convolutions and matrix products."""
-    parameters, flops = 0, 0
+    parameters, gflops = 0, 0.0
     for width, side in maps:
         with torch.device("meta"):
             layer, x = registry.create(name, width).eval(), torch.empty(1, width, side, side)
-        with plain(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            layer(x)
-        parameters += sum(parameter.numel() for parameter in layer.parameters())
-        flops += counter.get_total_flops()
-    return parameters, flops / 1e9
+        found = _counted(layer, x)
+        parameters, gflops = parameters + found[0], gflops + found[1]
+    return parameters, gflops
 
 
 @functools.cache
@@ -128,8 +128,17 @@ def is_identity(name: str) -> bool:
 
 @functools.cache
 def model_cost() -> tuple[int, float]:
-    """Return parameters and GFLOPs of the model without a layer, as Ultralytics counts them."""
-    return models.cost(models.of_one_scale(models.load(MODEL), 80, 3), IMGSZ)[:2]
+    """Return parameters and GFLOPs of the model without a layer, counted the same way."""
+    with silence():
+        model = models.build(models.of_one_scale(models.load(MODEL), 80, 3)).eval()
+    return _counted(model, torch.zeros(1, 3, IMGSZ, IMGSZ))
+
+
+def _counted(module: nn.Module, x: Tensor) -> tuple[int, float]:
+    """Return parameters and GFLOPs of one prediction: two for each multiplication with its addition."""
+    with plain(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(x)
+    return sum(parameter.numel() for parameter in module.parameters()), counter.get_total_flops() / 1e9
 
 
 def _said_of(bench: Row | None, chinese: bool) -> str:

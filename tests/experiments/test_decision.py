@@ -74,6 +74,13 @@ def test_operations_are_counted_as_the_formula_has_them() -> None:
     assert decision.cost("MHSA", ((64, 80),))[1] * 1e9 == pytest.approx(8 * pixels * width**2 + 4 * pixels**2 * width)
 
 
+def test_the_plain_model_is_counted_as_the_host_counts_it() -> None:
+    base = models.of_one_scale(models.load(decision.MODEL), 80, 3)
+    parameters, gflops, _ = models.cost(base, decision.IMGSZ)
+    ours = decision.model_cost()
+    assert ours[0] == parameters and ours[1] == pytest.approx(gflops, rel=0.03)
+
+
 def test_without_records_the_table_says_so(tmp_path: Path) -> None:
     table = decision.decision_table(tmp_path, False)
     heads = table.splitlines()[0]
