@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments import evidence, export_table, forms, report, start_study
+from experiments import decision, evidence, export_table, forms, report, start_study
 from yolo_attn import listing, registry
 from yolo_attn.blocks import HOLDERS
 
@@ -38,6 +38,9 @@ def sections(chinese: bool = False) -> dict[str, str]:
     parts["timm"] = listing.timm_markdown()
     parts["differences"] = differences(chinese)
     parts["pasted"] = listing.pasted()
+    parts["decision"] = decision.decision_table(ROOT / "results", chinese)
+    parts["places"] = decision.places_table(chinese)
+    parts["identity"] = decision.starts_as_identity(chinese)
     tables = {
         "demo": demo_chinese if chinese else demo,
         "transfer": evidence.transfer_table,

@@ -1,6 +1,6 @@
 """Every command that a page shows is run, from a folder that is not the checkout, or names the test that runs it.
 
-Commands run as they are shown, with a few words appended that make them small: the last word of a key wins.
+``commands_shown.py`` has the commands.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import made_study
 import pytest
 import yaml
+from commands_shown import ELSEWHERE, FAST, SLOW, TINY
 from PIL import Image
 from shown_commands import PAGES, ROOT, blocks, commands
 
@@ -25,114 +27,7 @@ from yolo_attn.coco import shapes
 
 COCO = ROOT / "docs/coco.md"
 LAYERS = ROOT / "docs/layers.md"
-SMALL = "imgsz=64 batch=4 workers=0 plots=False"
-TINY = f"epochs=1 amp=False {SMALL}"
-BENCHMARK = "--layers SE --levels P5 --rounds 1 --no-layers -o out"
-
-# command -> words that make it small, and what it prints
-FAST = {
-    "yolo train model=yolov8n-coordatt.yaml data=my.yaml": (TINY, "Official COCO numbers (bbox)"),
-    "yolo train model=yolov8n-cbam.yaml pretrained=yolov8n.pt data=coco8.yaml": (TINY, "new: 10 CBAM (starts as the"),
-    "yolo predict model=runs/detect/demo/weights/best.pt source=image.jpg": ("imgsz=64", "image 1/1"),
-    "yolo-attn graft yolo11n.yaml --layer CoordAtt --at neck --layer SE --at 4 -o my-yolo11n.yaml": ("", "GFLOPs"),
-    "yolo-attn graft yolo11n.yaml --layer ECA --at backbone-blocks --layer CBAM --at neck -o my-yolo11n.yaml": (
-        "",
-        "3 rows inserted, 24 kept, 4 of them with attention inside",
-    ),
-    "yolo-attn check yolov8n-cbam-neck.yaml --strict": ("", "nothing is wrong with its wiring"),
-    "yolo-attn doctor": ("", "All is well."),
-    "yolo-attn layers": ("", "[-1, 1, CBAM, ["),
-    "yolo-attn runs runs": ("", "detect/train"),
-    "yolo-attn verify best.pt": ("--formats torchscript --imgsz 64 --source images", "same"),
-}
-SLOW = {
-    "yolo train model=yolo11s-cbam.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.cbam.CBAM"),
-    "yolo train model=yolov8n-cbam-stages.yaml pretrained=yolov8n.pt freeze=backbone data=coco8.yaml":
-        (TINY, "freeze=backbone counts rows of the base"),
-    "yolo train model=yolov8n-caa-stages.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.caa.CAA"),
-    "yolo train model=yolo12n-se-neck.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.se.SE"),
-    "yolo train model=yolov8n-se-neck-p3.yaml data=coco8.yaml": (TINY, "yolo_attn.layers.se.SE"),
-    "yolo train model=yolov8n-cbam-blocks.yaml data=coco8.yaml": (TINY, "{'attention': 'CBAM'}"),
-    "yolo train model=yolov8n-coordatt-neck-blocks.yaml pretrained=yolov8n.pt data=coco8.yaml":
-        (TINY, "CoordAtt inside 12 C2f, 15 C2f, 18 C2f, 21 C2f (starts as the identity)"),
-    "yolo train model=yolo26n-seg-biformer-neck.yaml data=coco8-seg.yaml": (TINY, "yolo_attn.layers.biformer.BiFormer"),
-    "yolo train model=yolo12n-obb-caa-stages.yaml data=dota8.yaml": (TINY, "yolo_attn.layers.caa.CAA"),
-    "yolo train model=yolov8n-cbam.yaml data=your.yaml pretrained=yolov8n.pt": (TINY, "new: 10 CBAM (starts as the"),
-    "yolo train model=yolov8n-coordatt.yaml data=my.yaml imgsz=640 epochs=100": (TINY, "numbers (bbox)"),
-    "yolo train model=yolov8n-seg-cbam.yaml data=my.yaml": (TINY, "Official COCO numbers (segm)"),
-    "yolo train model=yolo11n-pose-caa.yaml data=my.yaml": (TINY, "Official COCO numbers (keypoints)"),
-    "yolo val model=runs/detect/train/weights/best.pt data=my.yaml": (SMALL, "Official COCO numbers (bbox)"),
-    "yolo val model=runs/detect/train/weights/best.pt data=my.yaml split=test": (SMALL, "predictions.json"),
-    "yolo-attn graft yolo11n.yaml --layer CoordAtt --at neck --layer SE --at 4 --args '[]' --args '{reduction: 8}'"
-    " -o my-yolo11n.yaml": ("", "GFLOPs"),
-    "yolo-attn runs runs --csv runs.csv --markdown runs.md --latex runs.tex": ("", "detect/train"),
-    "yolo train cfg=runs/detect/train/args.yaml save_dir=again": (TINY, "Results saved to"),
-    "yolo-attn runs DIR": ("", "detect/train"),
-    "python scripts/train.py --model yolov8n-coordatt.yaml --train-json a.json --train-images images --val-json b.json"
-    " epochs=100": (f"--val-images images {TINY}", '"bbox"'),
-    "python scripts/val.py --weights best.pt --val-json b.json": (f"--val-images images {SMALL}", '"bbox"'),
-    "python scripts/transfer_table.py": ("--families yolov8n --places backbone --others SE --out out", "'ours': 355"),
-    "python scripts/transfer_study.py --data DIR": (
-        "--layers SE --places backbone --seeds 0 --imgsz 64 --base-epochs 1 --epochs 1 --out out --work work", ""
-    ),
-    "python scripts/speed_study.py --data DIR": (
-        "--models yolov8n.yaml --rounds 1 --epochs 2 --imgsz 64 --batch 4 --workers 0 --out out", "images/s"
-    ),
-    "python scripts/benchmark.py --against DIR --whole --start": (BENCHMARK, "| `yolo version` |"),
-    "yolo-attn verify best.pt --formats onnx,openvino --imgsz 640,480x640 --dynamic": (
-        "--imgsz 64,32x64 --source images", "64x64, 32x64"
-    ),
-    "yolo-attn verify best.pt --formats onnx --half --source my-images --export opset=17": (
-        "--imgsz 64 --source images", "same"
-    ),
-    "python scripts/fast_forms.py": (
-        "--forms caa.box_mean --rounds 2 --threads 1 --no-steps -o out", "| `caa.box_mean` |"
-    ),
-}  # fmt: skip
-ELSEWHERE = {
-    "export YOLO_ATTN_LAYERS=layers.py:MyAttention": "tests/host/test_own_layers.py::test_what_the_page_shows_works",
-    "yolo-attn check layers.py:MyAttention": "tests/host/test_own_layers.py::test_what_the_page_shows_works",
-    "yolo train model=yolov8n-myattention.yaml data=my.yaml":
-        "tests/host/test_own_layers.py::test_what_the_page_shows_works",
-    "yolo-attn demo": "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
-    "yolo-attn demo model=yolov8n.yaml":
-        "tests/host/run/test_demo.py::test_it_trains_as_it_says_and_leaves_an_earlier_run_alone",
-    "yolo version": "tests/experiments/test_benchmark_host.py::test_the_start_is_measured_with_and_without_the_hook",
-    "yolo-attn convert old.pt -o new.pt":
-        "tests/host/model/test_convert_command.py::test_the_stock_command_predicts_validates_exports_and_trains",
-    "yolo val model=new.pt data=my.yaml":
-        "tests/host/model/test_convert_command.py::test_the_stock_command_predicts_validates_exports_and_trains",
-    "yolo-attn convert old.pt -o new.pt --as MyAttention=Polarized":
-        "tests/host/model/test_convert_command.py::test_the_command_asks_and_is_answered",
-    "yolo-attn convert old.pt -o new.pt --model my.yaml":
-        "tests/host/model/test_convert.py::test_a_model_yaml_may_say_what_the_rows_are",
-    "yolo-attn strip best.pt":
-        "tests/host/model/test_surgery.py::test_strip_gives_back_the_plain_model_and_refuses_where_gates_are_open",
-    "yolo train model=yolov8n-cbam.yaml data=my.yaml device=0,1":
-        "tests/host/test_command.py::test_the_generated_multi_gpu_worker_knows_the_layers",
-    "torchrun --nnodes 2 --node_rank 0 --nproc_per_node 4 --master_addr 10.0.0.1 --master_port 29500 --no-python "
-    "yolo train model=yolov8n-cbam.yaml data=my.yaml device=0,1,2,3 batch=256 name=both exist_ok=True":
-        "tests/host/run/test_ranks.py::test_two_machines_train_one_model_and_report_once",
-    "yolo train resume model=runs/detect/train/weights/last.pt":
-        "tests/host/run/test_guard.py::test_a_killed_training_resumes",
-    "pip uninstall yolo-attn": "tests/test_packaging.py::test_install_and_uninstall_leave_no_trace",
-    "python scripts/experiments/gpu.py":
-        "tests/experiments/test_gpu.py::test_all_parts_run_through_with_tiny_settings",
-    "python scripts/versions.py": "tests/experiments/test_version_matrix.py::test_the_newest_combination_works",
-    "python scripts/canary.py": "tests/experiments/test_canary.py::test_the_command_compares_and_records",
-    "python scripts/experiments/export_matrix.py --base best.pt --work DIR":
-        "tests/experiments/test_export.py::test_the_matrix_is_measured_and_resumed",
-    "python scripts/make_cfg.py": "tests/host/model/test_surgery.py::test_drop_ins_and_names_agree",
-    "python scripts/make_docs.py": "tests/test_docs.py::test_generated_parts_are_those_of_the_registry_and_the_results",
-    "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/yolo-attn demo":
-        "tests/host/run/test_demo.py::test_the_main_command_convinces",
-    "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest -n 2":
-        "tests/test_docs.py::test_ci_runs_the_test_command_word_for_word",
-    # These run the tests themselves: CI does.
-    "bash .ci/run": "tests/test_docs.py::test_ci_runs_the_test_command_word_for_word",
-    "pip install -e '.[test,lint]'": "tests/test_docs.py::test_ci_runs_the_test_command_word_for_word",
-    "python -m pytest": "tests/test_docs.py::test_ci_runs_the_test_command_word_for_word",
-}  # fmt: skip
+STUDY = ROOT / "docs/study.md"
 PYTHON = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "python")]
 
 
@@ -172,20 +67,23 @@ def workshop(tmp_path: Path, model: Path) -> Iterator[Path]:
     shutil.copytree(tmp_path / "runs", tmp_path / "DIR/runs")
     _write_base(tmp_path / "yolov8n.pt")
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    (study,) = blocks(STUDY.read_text(encoding="utf-8"), "yaml")
+    (tmp_path / "my-study.yaml").write_text(study)
+    made_study.make(tmp_path / "runs/study/my")
     yield tmp_path
 
 
 @pytest.mark.parametrize("command", FAST)
 def test_it_runs(command: str, workshop: Path, host_settings: dict[str, str]) -> None:
     extra, said = FAST[command]
-    assert said in _call(workshop, host_settings, *shlex.split(command), *shlex.split(extra))
+    assert said in _call(workshop, host_settings, *_smaller(command, extra))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", SLOW)
 def test_it_runs_too(command: str, workshop: Path, host_settings: dict[str, str]) -> None:
     extra, said = SLOW[command]
-    assert said in _call(workshop, host_settings, *shlex.split(command), *shlex.split(extra))
+    assert said in _call(workshop, host_settings, *_smaller(command, extra))
 
 
 @pytest.mark.parametrize(
@@ -237,6 +135,13 @@ def test_what_stock_ultralytics_says_is_what_the_readme_says(tmp_path: Path, hos
         code += f"m.train(data={data!r}, epochs=1, imgsz=64, batch=4, workers=0)" if "8n" in model else ""
         assert error in _call(tmp_path, host_settings | stock, "python", "-c", code, ok=False)
         _call(tmp_path, host_settings, "python", "-c", f"from ultralytics import YOLO\nYOLO({model!r})")
+
+
+def _smaller(command: str, extra: str) -> list[str]:
+    """Return the words of a command; ``extra`` comes last, and nothing is given twice."""
+    more = shlex.split(extra)
+    keys = {word.partition("=")[0] for word in more if "=" in word}
+    return [word for word in shlex.split(command) if word.partition("=")[0] not in keys] + more
 
 
 def _call(folder: Path, settings: dict[str, str], program: str, *words: str, ok: bool = True) -> str:
