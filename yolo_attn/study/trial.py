@@ -137,7 +137,8 @@ def check_data(record: Mapping[str, Any]) -> None:
     try:
         found = examine(file, arguments)
     except (DataError, OSError) as error:
-        raise StudyError(f"{host} cannot read {file} ({error}): a study needs its data on each node") from error
+        why = str(error).strip().splitlines()[0]
+        raise StudyError(f"{host} cannot read {file} ({why}): a study needs its data on each node") from error
     if found["fingerprint"] != record["data"]["fingerprint"]:
         raise StudyError(f"{host} has other images or labels behind {file} than those that the study was begun with")
 
