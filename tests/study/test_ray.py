@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -26,9 +29,17 @@ EPOCHS = 4
 RUNNING = {"workers": 2, "devices": ["cpu"]}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def private() -> Iterator[None]:
+    """Keep Ray from leaving a token in the home folder, and from telling anybody."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+def cluster(private: None) -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
@@ -151,6 +162,26 @@ def test_what_a_node_without_the_folder_did_is_brought_back(
     assert len(lost) == 1 and len(others) == 4 and not any(Path(root).exists() for root in others)
     shutil.rmtree(lost.pop())  # a process that is killed cleans nothing
     assert all(str(folder / "init" / f"n-seed{trial.seed}.pt") in found["command"] for trial, found in done)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_running_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as place:  # a short path: there are sockets in it
+        words = ["start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--temp-dir={place}"]
+        words += ["--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        program = [sys.executable, "-m", "ray.scripts.scripts", *words]
+        head = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: (Path(place) / "ray_current_cluster").is_file(), 60)
+            monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+            check(folder, run(folder, make_work(folder.parent / "journal")))
+        finally:
+            head.terminate()
+            head.wait()
 
 
 def start_study(folder: Path, data: Path, name: str, *words: str) -> subprocess.Popen[bytes]:

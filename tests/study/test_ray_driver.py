@@ -163,7 +163,9 @@ def test_each_trial_gets_its_share_and_its_gpu(folder: Path, monkeypatch: pytest
     assert "YOLO_ATTN_CACHE" in os.environ and "YOLO_ATTN_CACHE" not in fake.orders[0]["environment"]
     fake = FakeRay(*answers)
     run(folder, fake, monkeypatch, workers=4)
-    assert fake.resources["num_gpus"] == 0 and fake.orders[0]["device"] == "cpu"
+    assert fake.resources == {"num_cpus": 2, "num_gpus": 0, "max_retries": 0}  # of the node that is alive
+    assert fake.began == {}  # it was up already, and stays so
+    assert fake.orders[0]["device"] == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +226,9 @@ def test_a_cluster_that_is_not_there_is_told(folder: Path, monkeypatch: pytest.M
         run(folder, apart, monkeypatch)
     with pytest.raises(StudyError, match=r"Ray cluster n1:1 cannot be used"):
         run(folder, apart, monkeypatch, ray_address="n1:1")
+    apart.init_error.__cause__ = RuntimeError("RPC error: InvalidAuthToken")
+    with pytest.raises(StudyError, match=r"nobody answers\. If it asks for a token, set RAY_AUTH_MODE=token\. ray_add"):
+        run(folder, apart, monkeypatch)
 
 
 def test_a_cluster_that_is_lost_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, apart: FakeRay) -> None:
@@ -231,7 +236,7 @@ def test_a_cluster_that_is_lost_is_told(folder: Path, monkeypatch: pytest.Monkey
         raise RayError("the head node is gone")
 
     monkeypatch.setattr(apart, "put", fail)
-    with pytest.raises(StudyError, match="is lost: the head node is gone. The same command goes on"):
+    with pytest.raises(StudyError, match=r"is lost: the head node is gone. The same command goes on"):
         run(folder, apart, monkeypatch)
     assert apart.began["ended"] and not list(folder.glob("probe*"))
 

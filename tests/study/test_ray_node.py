@@ -87,15 +87,16 @@ def test_two_processes_never_work_on_one_trial(tmp_path: Path) -> None:
     assert other.stdout and other.stdout.readline() == "here\n"
     ran: list[Any] = []
     thread = threading.Thread(target=lambda: ran.append(trial.run_trial(tmp_path, "se", 0, "cpu")), daemon=True)
-    thread.start()
-    thread.join(0.5)
-    assert not ran and not (place / store.ATTEMPTS).exists()
-    store.write_json(place / store.TRIAL, ENDED)  # the last that the other did
-    other.kill()
-    other.wait()
+    try:
+        thread.start()
+        thread.join(0.5)
+        assert not ran and not (place / store.ATTEMPTS).exists()
+        store.write_json(place / store.TRIAL, ENDED)  # the last that the other did
+    finally:
+        other.kill()
+        other.communicate()
     wait_for(lambda: ran, 20)
     assert ran == [ENDED]
-    other.stdout.close()
 
 
 def test_a_finished_trial_keeps_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,8 +141,9 @@ def _connected(ray: Any, running: Mapping[str, Any], is_cuda: bool) -> Iterator[
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "of this machine"
+        tokens = "If it asks for a token, set RAY_AUTH_MODE=token. " if "Token" in str(error.__cause__) else ""
         raise StudyError(
-            f"the Ray cluster {where} cannot be used: {error}. ray_address=local starts a Ray of our own"
+            f"the Ray cluster {where} cannot be used: {error}. {tokens}ray_address=local starts a Ray of our own"
         ) from error
     finally:
         for key, value in before.items():
