@@ -127,12 +127,14 @@ def check(folder: Path, done: list[Any]) -> None:
         assert store.result(folder, trial.variant, trial.seed) == found
         place = store.trial_folder(folder, trial.variant, trial.seed)
         assert (place / "results.csv").read_text() == "0\n1\n2\n3\n"
+        assert sorted(path.name for path in place.iterdir()) == ["results.csv", "trial.json"]
     assert not [path.name for path in folder.iterdir() if path.name.startswith("probe")]
     assert {path.name for path in (folder / "trials").iterdir()} == {"a", "b"}
 
 
 def test_the_trial_of_a_killed_worker_goes_on_and_nothing_is_done_twice(cluster: None, folder: Path) -> None:
     journal = folder.parent / "journal"
+    (folder / "probe-1").touch()  # of a study that was killed
     done = run(folder, make_work(journal, slow="a1"), of_a1)
     check(folder, done)
     lines = [line.split() for line in journal.read_text().splitlines()]
@@ -150,7 +152,8 @@ def test_what_a_node_without_the_folder_did_is_brought_back(
     half = store.trial_folder(folder, "b", 0) / "results.csv"
     half.parent.mkdir(parents=True)
     half.write_text("0\n1\n")
-    (folder / "trials/.a-seed0/trials").mkdir(parents=True)  # of a study that was killed while it unpacked
+    # Of a study that was killed while it unpacked:
+    store.write_json(folder / "trials/.a-seed0/trials/a/seed0/half.json", "unpacked")
     journal = folder.parent / "journal"
     done = run(folder, make_work(journal, slow="a1"), of_a1)
     check(folder, done)

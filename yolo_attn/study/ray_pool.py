@@ -132,7 +132,7 @@ def _connected(ray: Any, running: Mapping[str, Any], is_cuda: bool) -> Iterator[
         return
     address = running.get("ray_address")
     # For a Ray of our own: it tells nobody, and has the GPUs that were named.
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    environment = {"RAY_USAGE_STATS_ENABLED": "0"}
     if is_cuda:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(running["devices"])
     before = {key: os.environ.get(key) for key in environment}
@@ -161,6 +161,8 @@ def _connected(ray: Any, running: Mapping[str, Any], is_cuda: bool) -> Iterator[
 @contextmanager
 def _probe(folder: Path) -> Iterator[str]:
     """Yield the name of a new file in the folder of the study: a node that sees it shares the folder."""
+    for old in folder.glob("probe-*"):  # of a study that was killed
+        old.unlink()
     file = folder / f"probe-{uuid.uuid4().hex}"
     file.touch()
     try:
