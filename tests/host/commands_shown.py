@@ -119,6 +119,10 @@ ELSEWHERE = {
     "torchrun --nnodes 2 --node_rank 0 --nproc_per_node 4 --master_addr 10.0.0.1 --master_port 29500 --no-python "
     "yolo train model=yolov8n-cbam.yaml data=my.yaml device=0,1,2,3 batch=256 name=both exist_ok=True":
         "tests/host/run/test_ranks.py::test_two_machines_train_one_model_and_report_once",
+    "pip install 'yolo-attn[ray]'": "tests/study/test_ray_driver.py::test_without_ray_it_says_what_to_install",
+    "ray start --head": "tests/study/test_ray.py::test_a_cluster_that_is_running_is_used",
+    "yolo-attn study data=my.yaml model=yolov8n layers=cbam,coordatt seeds=3 epochs=100 backend=ray workers=8 device=0":
+        "tests/study/test_ray.py::test_a_study_on_ray_has_the_numbers_of_one_without",
     "yolo train resume model=runs/detect/train/weights/last.pt":
         "tests/host/run/test_guard.py::test_a_killed_training_resumes",
     "pip uninstall yolo-attn": "tests/test_packaging.py::test_install_and_uninstall_leave_no_trace",

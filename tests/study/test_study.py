@@ -15,7 +15,7 @@ import tiny_study
 
 from yolo_attn.errors import StudyError
 from yolo_attn.host.run import record as run_record
-from yolo_attn.study import command, plan, pool, store
+from yolo_attn.study import backends, command, plan, store
 
 Study = Callable[..., list[str]]
 RAN: list[tuple[str, int]] = []
@@ -46,7 +46,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     OUTCOMES.clear()
     times = {"seconds_per_epoch": 2.0, "seconds_around": 1.0, "seconds": 7.0, "memory": 2**30}
     monkeypatch.setattr(plan, "_measured", lambda *_: dict(times))
-    monkeypatch.setitem(pool.BACKENDS, "local", fake_trials)
+    monkeypatch.setitem(backends.BACKENDS, "local", fake_trials)
     monkeypatch.setattr(command, "_measure_cost", lambda *_: None)
     monkeypatch.setattr(command, "_write_report", lambda *_: None)
     monkeypatch.chdir(tmp_path)
@@ -222,7 +222,7 @@ def test_two_processes_never_work_on_one_study(study: Study) -> None:
 
 
 def test_a_backend_that_is_not_there_is_refused(study: Study) -> None:
-    with pytest.raises(StudyError, match=r"backend=locla: there are local.*did you mean 'local'"):
+    with pytest.raises(StudyError, match=r"backend=locla: there are local, ray.*did you mean 'local'"):
         study("backend=locla")
 
 

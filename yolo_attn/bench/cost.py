@@ -86,7 +86,7 @@ def make_plan(
 
 
 def measure(
-    models: Mapping[str, str | Path], imgsz: int, device: str, rounds: int, nc: int, progress: Callable[[str], None]
+    models: Mapping[str, str | Path], imgsz: int, device: str, rounds: int, nc: int, progress: Callable[[str], object]
 ) -> Row:
     """Return what models cost, as ``cost.json`` of a study holds it.
 

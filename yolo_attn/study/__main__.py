@@ -1,4 +1,4 @@
-"""What runs in a process of its own: ``trial FOLDER VARIANT SEED DEVICE`` or ``measure FOLDER VARIANT DEVICE``."""
+"""A process of its own: ``trial FOLDER VARIANT SEED DEVICE [on-node]`` or ``measure FOLDER VARIANT DEVICE``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     if verb == "trial":
         from .trial import run_trial
 
-        return int(run_trial(folder, variant, int(rest[0]), rest[1])["state"] != "finished")
+        return int(run_trial(folder, variant, int(rest[0]), rest[1], rest[2:] == ["on-node"])["state"] != "finished")
     from .plan import measure_variant
 
     measure_variant(Path(folder), variant, *rest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 
 from ..cache import write_text
 from ..errors import StudyError, YoloAttnError
+from . import backends, pool, settings, store, variants
 from . import plan as planning
-from . import pool, settings, store, variants
 
 Say = Callable[[str], object]
 _KEPT = ("name", "kind", "layer", "place", "matched", "pretrained", "what", "model", "scale", "parameters", "gflops")
@@ -42,7 +41,7 @@ def run(words: Sequence[str], dry_run: bool = False, retry: bool = False, say: S
         request = settings.read(words)
     except SyntaxError as error:  # what Ultralytics raises for a key that it does not know
         raise StudyError(str(error)) from error
-    backend = pool.find_backend(request.running["backend"])
+    backend = backends.find_backend(request.running["backend"])
     folder = request.folder.absolute()
     with store.locked(folder), _interruptible(folder):
         record = _prepared(folder, request, say)
@@ -197,12 +196,9 @@ def _conclude(folder: Path, record: store.Record, running: Mapping[str, Any], sa
 
 
 def _write_report(folder: Path, say: Say) -> None:
-    try:
-        report: Any = importlib.import_module("yolo_attn.study.report")
-    except ImportError:
-        say("no report: this version of yolo-attn cannot write one")
-        return
-    for file in report.write_report(folder):
+    from .report import write_report
+
+    for file in write_report(folder):
         say(f"report: {file}")
 
 
@@ -212,17 +208,13 @@ def _measure_cost(folder: Path, record: store.Record, running: Mapping[str, Any]
     names = [variant["name"] for variant in record["variants"]]
     if file.is_file() and set(names) <= set(store.read_json(file)):
         return
-    try:
-        cost: Any = importlib.import_module("yolo_attn.bench.cost")
-    except ImportError:
-        say("cost was not measured: this version of yolo-attn cannot do it")
-        return
+    from ..bench.cost import measure
     from ..host.study.arguments import torch_device
 
     models = {variant["name"]: folder / variant["model"] for variant in record["variants"]}
     device = torch_device(running["devices"][0])
     try:
-        measured = cost.measure(models, record["settings"]["imgsz"], device, 15, len(record["data"]["names"]), say)
+        measured = measure(models, record["settings"]["imgsz"], device, 15, len(record["data"]["names"]), say)
     except YoloAttnError as error:
         say(f"cost was not measured: {error}")
         return

@@ -125,7 +125,7 @@ def left_seconds(plan: Plan, todo: Sequence[store.Pending], workers: int) -> flo
 
 def _memory_warnings(plan: Plan, running: Mapping[str, Any]) -> list[str]:
     sizes = [one["memory"] for one in plan["variants"].values() if one["memory"]]
-    if not sizes:
+    if not sizes or running["backend"] == "ray":  # a cluster's memory is not this machine's
         return []
     devices = running["devices"]
     on_one = -(-running["workers"] // len(devices))  # trials at once on the fullest device

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from ..errors import StudyError, nearest
 from . import store
 
 OnStart = Callable[[store.Pending], object]
@@ -66,11 +65,16 @@ def outcome(folder: Path, trial: store.Pending, status: int) -> dict[str, Any] |
     place = store.trial_folder(folder, trial.variant, trial.seed)
     log = place / store.LOG
     tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] if log.is_file() else []
+    return write_failure(folder, trial, f"its process ended with {status}: {' '.join(tail)}")
+
+
+def write_failure(folder: Path, trial: store.Pending, error: str, **more: Any) -> dict[str, Any]:
+    """Write down that a trial failed and return what ``trial.json`` holds."""
     failed = {
-        "schema": store.SCHEMA, "variant": trial.variant, "seed": trial.seed, "state": "failed",
-        "error": f"its process ended with {status}: {' '.join(tail)}", "ended": store.now(),
+        "schema": store.SCHEMA, "variant": trial.variant, "seed": trial.seed, "state": "failed", "error": error,
+        **more, "ended": store.now(),
     }  # fmt: skip
-    store.write_json(place / store.TRIAL, failed)
+    store.write_json(store.trial_folder(folder, trial.variant, trial.seed) / store.TRIAL, failed)
     return failed
 
 
@@ -122,18 +126,3 @@ def cores() -> Sequence[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
-
-
-# Name of a backend -> what runs the trials.
-BACKENDS: dict[str, Backend] = {"local": run_local}
-
-
-def find_backend(name: str) -> Backend:
-    """Return the backend of a name.
-
-    Raises:
-        StudyError: If there is none.
-    """
-    if name not in BACKENDS:
-        raise StudyError(f"backend={name}: there are {', '.join(BACKENDS)}{nearest(name, BACKENDS)}")
-    return BACKENDS[name]

@@ -22,10 +22,10 @@ KEYS: dict[str, Any] = {
     "data": "neu.yaml", "model": "yolov8n", "layers": "cbam,coordatt", "at": "backbone,neck", "seeds": 3,
     "epochs": 50, "pretrained": "yolov8n.pt", "larger_pretrained": "yolov8s.pt", "controls": "pointwise,larger",
     "pointwise": "most", "models": "own.yaml", "workers": 1, "loader_workers": 8, "device": "0,1", "backend": "local",
-    "name": "neu", "project": PROJECT,
+    "ray_address": "10.0.0.1:6379", "name": "neu", "project": PROJECT,
 }  # fmt: skip
 # How the trials are run and where they are kept: it changes no number, and may change from one command to the next.
-RUNNING = ("workers", "device", "backend", "name", "project")
+RUNNING = ("workers", "device", "backend", "ray_address", "name", "project")
 # Lists that a study may get more of.
 GROWING = ("layers", "at", "seeds", "models", "controls")
 REFUSED = {
@@ -51,7 +51,7 @@ class Request:
 
     Attributes:
         settings: What the numbers depend on, as ``study.json`` keeps it; only what was given where the study exists.
-        running: How the trials are run: ``workers``, ``device``, ``backend``.
+        running: How the trials are run: ``workers``, ``devices``, ``backend``, ``ray_address``.
         folder: Folder of the study.
     """
 
@@ -110,6 +110,12 @@ def read(words: Sequence[str]) -> Request:
         raise StudyError(f"workers={workers}: how many trials run at once, at least 1 (the loader's: loader_workers=)")
     running["workers"] = workers
     running["backend"] = str(given.get("backend") or "local")
+    if running["backend"] != "ray" and "ray_address" in given:
+        raise StudyError(f"ray_address={given['ray_address']}: it goes with backend=ray")
+    if running["backend"] == "ray" and "workers" not in given:
+        raise StudyError(
+            "backend=ray: workers= is missing; how many trials run at once on the cluster, such as workers=8"
+        )
     asked = {key: value for key, value in given.items() if key not in RUNNING}
     return Request(_resolve(asked, is_new=not (folder / RECORD).is_file()), running, folder)
 

@@ -26,13 +26,14 @@ from ..errors import StudyError
 from .settings import GROWING, RECORD
 
 SCHEMA = 1
-PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS = (
+PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK = (
     "plan.json",
     "cost.json",
     "trial.json",
     "log.txt",
     "study.lock",
     "attempts.json",
+    "trial.lock",
 )
 Record = dict[str, Any]
 # What of a variant says which model it is.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import StudyError
+from ..errors import DataError, StudyError
 from . import store
 
 KINDS_WHOLE = ("plain", "pointwise", "larger", "attention")  # they have every weight of the plain model
 
 
-def run_trial(folder: str | Path, variant: str, seed: int, device: str) -> dict[str, Any]:
+def run_trial(folder: str | Path, variant: str, seed: int, device: str, on_node: bool = False) -> dict[str, Any]:
     """Train and judge a trial, going on where it stands, and write its ``trial.json``.
 
     A failure is written down, not raised. An interruption writes nothing: the next call goes on.
@@ -25,6 +27,7 @@ def run_trial(folder: str | Path, variant: str, seed: int, device: str) -> dict[
         variant: Name of the variant.
         seed: Seed.
         device: Device as Ultralytics names it: ``cpu``, ``0``.
+        on_node: Whether this may be another machine than that where the study was begun.
 
     Returns:
         What ``trial.json`` holds.
@@ -32,6 +35,11 @@ def run_trial(folder: str | Path, variant: str, seed: int, device: str) -> dict[
     root = Path(folder).absolute()
     place = store.trial_folder(root, variant, seed)
     place.mkdir(parents=True, exist_ok=True)
+    with _alone(place):
+        return _run_alone(root, place, variant, seed, device, on_node)
+
+
+def _run_alone(root: Path, place: Path, variant: str, seed: int, device: str, on_node: bool) -> dict[str, Any]:
     done = store.result(root, variant, seed)
     if done is not None and done["state"] == "finished":
         return done
@@ -41,9 +49,10 @@ def run_trial(folder: str | Path, variant: str, seed: int, device: str) -> dict[
     store.write_json(place / store.ATTEMPTS, attempts)
     found: dict[str, Any] = {
         "schema": store.SCHEMA, "variant": variant, "seed": seed, "state": "failed", "error": None, **attempts,
+        "host": socket.gethostname(),
     }  # fmt: skip
     try:
-        found |= _work(root, variant, seed, device)
+        found |= _work(root, variant, seed, device, on_node)
         found["state"] = "finished"
     except Exception as error:
         traceback.print_exc()
@@ -54,16 +63,38 @@ def run_trial(folder: str | Path, variant: str, seed: int, device: str) -> dict[
         from ..host.study.trial import clean
 
         clean(place)
+        (place / store.TRIAL_LOCK).unlink(missing_ok=True)
     (place / store.ATTEMPTS).unlink(missing_ok=True)
     return found
 
 
-def _work(root: Path, variant: str, seed: int, device: str) -> dict[str, Any]:
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Wait until no other process works on a trial: what a cluster or a killed study has lost may still be ending."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (place / store.TRIAL_LOCK).open("w") as held:
+        with suppress(OSError):  # a file system without locks
+            fcntl.lockf(held, fcntl.LOCK_EX)  # released when this process ends, on a network's file system too
+        yield
+
+
+def _work(root: Path, variant: str, seed: int, device: str, on_node: bool) -> dict[str, Any]:
     from ..host.study import trial as host
 
     record = store.read(root)
     if record is None:
         raise StudyError(f"{root} is no study")
+    check_versions(record)
+    if on_node:
+        check_data(record)
+        if device == "0":
+            import torch
+
+            torch.cuda.init()  # on the GPU that the cluster chose, before an older Ultralytics rewrites the choice
     trial = describe(root, record, variant, seed, device)
     known = host.train(trial)
     batches = known.pop("batches")
@@ -71,6 +102,45 @@ def _work(root: Path, variant: str, seed: int, device: str) -> dict[str, Any]:
     known["command"] = command(trial)
     check_pair(root, record, variant, seed, known)
     return {**known, "metrics": host.judge(trial, _file(root, record["data"]["judged"]))}
+
+
+def check_versions(record: Mapping[str, Any]) -> None:
+    """Check that this machine trains with what the study was begun with.
+
+    Raises:
+        StudyError: If not.
+    """
+    from ..host.run.record import versions
+
+    now, then = versions(), record["versions"]
+    for name in ("yolo-attn", "ultralytics", "torch"):
+        if then[name] != now[name]:
+            raise StudyError(
+                f"{socket.gethostname()} has {name}={now[name]}, and the study was begun with {name}={then[name]}: "
+                "install that version there"
+            )
+
+
+def check_data(record: Mapping[str, Any]) -> None:
+    """Check that this machine has the data of the study, under the same path.
+
+    Raises:
+        StudyError: If not.
+    """
+    from ..host.study.data import examine
+
+    file, settings = record["data"]["file"], record["settings"]
+    host = socket.gethostname()
+    if not Path(file).is_file():
+        raise StudyError(f"{host} has no {file}: a study needs its data on each node, under the same path")
+    arguments = {**settings["train"], **{key: settings[key] for key in ("epochs", "batch", "imgsz")}}
+    try:
+        found = examine(file, arguments)
+    except (DataError, OSError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise StudyError(f"{host} cannot read {file} ({why}): a study needs its data on each node") from error
+    if found["fingerprint"] != record["data"]["fingerprint"]:
+        raise StudyError(f"{host} has other images or labels behind {file} than those that the study was begun with")
 
 
 def describe(root: Path, record: Mapping[str, Any], variant: str, seed: int, device: str) -> Any:
