@@ -123,7 +123,7 @@ def test_what_cannot_be_declared_is_said_and_stops_nothing(
         ("raise RuntimeError('no')", LayerFileError, "layers.py cannot be imported: RuntimeError: no"),
         ("raise SystemExit(2)", LayerFileError, "layers.py cannot be imported: it is a script that ends Python"),
         ("class MyAttentoin:\n    forward = None", LayerFileError, "has no 'MyAttention'; did you mean 'MyAttentoin'"),
-        ("MyAttention = print", RegistrationError, "must be a subclass of nn.Module; it is <built-in"),
+        ("MyAttention = len", RegistrationError, "must be a subclass of nn.Module; it is <built-in"),
         (
             "from torch import nn\nclass MyAttention(nn.Module):\n    def __init__(self, c, *, k=1): ...",
             RegistrationError,
