@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import tabular
 from ..errors import StudyError
 from . import pool, store, trial
 
@@ -85,24 +88,17 @@ def measure_variant(place: Path, name: str, device: str) -> None:
 
 def table(record: store.Record, plan: Plan, running: Mapping[str, Any], todo: Sequence[store.Pending]) -> list[str]:
     """Return the plan as lines of text."""
-    rows = [list(_HEADS)]
+    rows = []
     for variant in record["variants"]:
         one = plan["variants"][variant["name"]]
         left = sum(trial.variant == variant["name"] for trial in todo)
-        rows.append(
-            [
-                variant["name"], variant["what"], f"{variant['parameters']:,}", f"{variant['gflops']:.2f}",
-                f"{left} of {len(record['settings']['seeds'])}", duration(one["seconds"]), size(one["memory"]),
-            ]
+        cells = (
+            variant["name"], variant["what"], f"{variant['parameters']:,}", f"{variant['gflops']:.2f}",
+            f"{left} of {len(record['settings']['seeds'])}", duration(one["seconds"]), size(one["memory"]),
         )  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if n < 2 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+        rows.append(dict(zip(_HEADS, cells, strict=True)))
+    columns = [(head, operator.itemgetter(head), number > 1) for number, head in enumerate(_HEADS)]
+    lines = tabular.text(columns, rows, sys.maxsize)
     for variant in record["variants"]:
         if error := plan["variants"][variant["name"]].get("error"):
             lines.append(f"warning: {variant['name']} could not be measured: {error}")
