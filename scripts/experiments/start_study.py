@@ -6,11 +6,11 @@ import copy
 import itertools
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from yolo_attn.cache import write_text
 from yolo_attn.graft import graft, to_yaml
 from yolo_attn.host.model import yamls
 from yolo_attn.layers.gated import Gated
+from yolo_attn.study import statistics
 
 METRIC = "metrics/mAP50-95(B)"
 # Gain of the gate, whether it has one value a channel, how many times the learning rate of the rest it has.
@@ -224,33 +225,39 @@ def read(work: Path) -> list[dict[str, Any]]:
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a line for each layer, place and start: means over the seeds, and the spread (largest minus smallest).
+    """Return a line for each layer, place and start, over the seeds.
 
-    ``against plain`` is the difference to the fine-tuned base of the same seed; ``steps`` the optimiser steps until
-    mAP50-95 is back at the base's, None where a seed never gets there; ``gates`` the mean of the last reading.
+    ``maps`` is the mean mAP50-95 before training and after each epoch, ``difference`` that at the end less that of the
+    fine-tuned base of the same seed, with the ends of its 95% interval, all in points; ``back`` how many seeds reached
+    the base's mAP again and ``steps`` the optimiser steps that took on average; ``gates`` the mean of |g| over seeds
+    and inserted layers after each epoch.
     """
-    plain = {row["seed"]: row["maps"] for row in rows if row["start"] == "base"}
+    plain = {row["seed"]: row for row in rows if row["start"] == "base"}
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     order = ("base", *STARTS)
     keys = {(row["layer"], row["place"], row["start"]) for row in rows}
     result = []
     for layer, place, start in sorted(keys, key=lambda key: (layers.index(key[0]), key[1], order.index(key[2]))):
         runs = [r for r in rows if (r["layer"], r["place"], r["start"]) == (layer, place, start)]
-        back = [next((s for s, m in zip(r["steps"][1:], r["maps"][1:], strict=True) if m >= plain[r["seed"]][0]), None)
-                for r in runs]  # fmt: skip
-        last = [g for r in runs if r["gates"] for g in r["gates"][-1]["g"]]
-        line: dict[str, Any] = {"layer": layer, "place": place, "start": start, "seeds": len(runs)}
-        for name, epoch in (("before", 0), ("epoch 1", 1), ("end", -1)):
-            values = [run["maps"][epoch] for run in runs]
-            line[name] = round(statistics.mean(values), 4)
-            line[f"spread {name}"] = round(max(values) - min(values), 4)
-        differences = [r["maps"][-1] - plain[r["seed"]][-1] for r in runs]
-        line["against plain"] = round(statistics.mean(differences), 4)
-        line["spread against plain"] = round(max(differences) - min(differences), 4)
-        line["steps"] = None if None in back else round(statistics.mean(s for s in back if s is not None))
-        line["gates"] = round(statistics.mean(last), 3) if last else None
-        result.append(line)
+        back = [
+            next((s for s, m in zip(r["steps"][1:], r["maps"][1:], strict=True) if m >= plain[r["seed"]]["maps"][0]), 0)
+            for r in runs
+        ]
+        ends = {r["seed"]: 100 * r["maps"][-1] for r in runs}
+        pair = statistics.compare(ends, {seed: 100 * row["maps"][-1] for seed, row in plain.items()})
+        gates = [[mean(map(abs, g["g"])) for g in r["gates"] if g["step"] in r["steps"]] for r in runs if r["gates"]]
+        result.append({
+            "layer": layer, "place": place, "start": start, "seeds": len(runs),
+            "maps": [round(100 * mean(values), 2) for values in zip(*(r["maps"] for r in runs), strict=True)],
+            "difference": _rounded(pair.mean), "low": _rounded(pair.low), "high": _rounded(pair.high),
+            "back": sum(map(bool, back)), "steps": round(mean(filter(None, back))) if any(back) else None,
+            "gates": [round(mean(values), 4) for values in zip(*gates, strict=True)],
+        })  # fmt: skip
     return result
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def _model(folder: Path, run: dict[str, Any]) -> str:
@@ -263,17 +270,40 @@ def _model(folder: Path, run: dict[str, Any]) -> str:
 
 
 def start_table(content: Mapping[str, Any]) -> str:
-    """Return the record of ``scripts/start_study.py`` as Markdown, in mAP points."""
-    lines = [
-        "| layer | place | start | before | epoch 1 | end | against plain | steps to the base's mAP | gates |",
-        "|---" * 9 + "|",
-    ]
-    for row in content["rows"]:
-        cells = [row["layer"], row["place"] or "-", "no layer" if row["start"] == "base" else row["start"]]
-        for name in ("before", "epoch 1", "end"):
-            cells.append(f"{100 * row[name]:.1f} ± {50 * row[f'spread {name}']:.1f}")
-        cells.append(f"{100 * row['against plain']:+.1f} ± {50 * row['spread against plain']:.1f}")
-        cells += ["not reached" if row["steps"] is None else str(row["steps"])]
-        cells += ["-" if row["gates"] is None else f"{row['gates']:.3f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """Return the record of ``scripts/start_study.py`` as Markdown: what each start cost, and what became of the gates.
+
+    The mAP at the end is a difference to the base that was fine-tuned without a layer.
+    """
+    rows = {(row["layer"], row["place"], row["start"]): row for row in content["rows"]}
+    places = list(dict.fromkeys((layer, place) for layer, place, start in rows if start != "base"))
+    starts = [start for start in STARTS if any(start == key[2] for key in rows)]
+    ends = [f"| layer | place | paper's start, before | {' | '.join(_title(start) for start in starts)} |"]
+    ends += ["|---" * (3 + len(starts)) + "|"]
+    for layer, place in places:
+        cells = [f"{rows[layer, place, 'paper']['maps'][0]:.1f}"]
+        cells += [_interval(rows[layer, place, start]) for start in starts]
+        ends.append(f"| {layer} | {place} | {' | '.join(cells)} |")
+    (base,) = (row for row in content["rows"] if row["start"] == "base")
+    runs, back = (sum(row[key] for row in content["rows"]) for key in ("seeds", "back"))
+    steps = content["settings"]["runs"][0]["steps"]
+    said = (
+        f"The base has {base['maps'][0]:.1f} mAP50-95. Fine-tuned without a layer it has {base['maps'][-1]:.1f} in the "
+        f"end. {back} of all {runs} runs were back at {base['maps'][0]:.1f} after an epoch."
+    )
+    gates = [f"| gate | place | {' | '.join(f'{step} steps' for step in steps[1:])} |", "|---" * (1 + len(steps)) + "|"]
+    for start, place in itertools.product([s for s in starts if s in GATES], dict.fromkeys(p for _, p in places)):
+        mine = [row["gates"] for (_, where, named), row in rows.items() if (where, named) == (place, start)]
+        values = " | ".join(f"{mean(column):.3f}" for column in zip(*mine, strict=True))
+        gates.append(f"| {_title(start)} | {place} | {values} |")
+    return "\n".join([said, "", *ends, "", "Mean of |g| over the layers, on the way:", "", *gates])
+
+
+def _title(start: str) -> str:
+    return {"paper": "paper's start", "own rate": "20 times the rate", "per channel": "gain 8 per channel"}.get(
+        start, start
+    )
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    ends = "" if row["low"] is None else f" [{row['low']:+.1f}, {row['high']:+.1f}]"
+    return f"{row['difference']:+.1f}{ends}"
