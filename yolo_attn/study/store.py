@@ -26,7 +26,7 @@ from ..errors import StudyError
 from .settings import GROWING, RECORD
 
 SCHEMA = 1
-PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK = (
+PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK, PAIRS_LOCK = (
     "plan.json",
     "cost.json",
     "trial.json",
@@ -34,6 +34,7 @@ PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK = (
     "study.lock",
     "attempts.json",
     "trial.lock",
+    "pairs.lock",
 )
 Record = dict[str, Any]
 # What of a variant says which model it is.

@@ -109,6 +109,7 @@ PHRASES: dict[str, tuple[str, str]] = {
         "The next larger scale, {name}, brings {value} for {ratio} times the GFLOPs and {times} times the latency.",
         "换用大一号的 {name} 带来 {value}，计算量（GFLOPs）为 {ratio} 倍，延迟为 {times} 倍。",
     ),
+    "answer_own": ("Your own model {name}: {verdict}.", "自己的模型 {name}：{verdict}。"),
     # Headings and table heads
     "home": ("A study by yolo-attn {version}", "yolo-attn {version} 实验报告"),
     "title": ("Does attention help here?", "注意力在这里有用吗？"),
@@ -140,6 +141,7 @@ PHRASES: dict[str, tuple[str, str]] = {
     "pointwise": ("pointwise convolution", "逐点卷积"),
     "larger_scale": ("larger scale", "大一号模型"),
     "attention": ("attention", "注意力层"),
+    "own": ("your own model", "自己的模型"),
     # Captions
     "caption_variants": (
         "Differences are from plain {plain}, seed by seed, in mAP points (100 × mAP). "

@@ -8,7 +8,7 @@ from .. import statistics
 from ..statistics import MOST_SEEDS
 from .analysis import Analysis, Comparison
 from .phrases import say
-from .reading import ATTENTION, LARGER, PLAIN, POINTWISE, Variant
+from .reading import ATTENTION, LARGER, OWN, PLAIN, POINTWISE, Variant
 
 SIGNS = {"better": "▲", "worse": "▼", "chance": "◆", "noise": "○"}  # of a verdict; without an interval a dash
 NAMES_SHOWN = 6
@@ -78,6 +78,10 @@ def answer(analysis: Analysis, language: str) -> str:
         return say("answer_none", language, **counts)
     sentences = [say("answer_unfinished", language, **counts)] if finished < planned else []
     sentences += _attention(analysis, language)
+    sentences += [
+        say("answer_own", language, name=c.variant, verdict=verdict(analysis, c, language))
+        for c in analysis.main(PLAIN, OWN)
+    ]
     sentences += [larger(analysis, c, language) for c in analysis.main(PLAIN, LARGER) if c.pair.mean is not None]
     spread = analysis.spread
     if spread and spread[0]:
@@ -163,7 +167,7 @@ def _last_line(text: object) -> str:
 def _attention(analysis: Analysis, language: str) -> list[str]:
     found = analysis.main(PLAIN, ATTENTION)
     if not found:
-        return [say("answer_no_attention", language)]
+        return [] if analysis.main(PLAIN, OWN) else [say("answer_no_attention", language)]
     plain = analysis.study.plain.name
     judged = [c for c in found if c.q is not None]
     if not judged:
