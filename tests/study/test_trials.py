@@ -118,7 +118,7 @@ def test_what_is_no_pair_fails(tmp_path: Path, changes: dict[str, Any], other: s
     store.write_json(store.trial_folder(tmp_path, other, 0) / store.TRIAL, ENDED)
     store.write_json(store.trial_folder(tmp_path, "se", 1) / store.TRIAL, {**ENDED, "batches": "of another seed"})
     if message:
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(StudyError, match=f"{message}.*To train it again, delete .*seed0"):
             trial.check_pair(tmp_path, record, "se", 0, {**ENDED, **changes})
     else:
         trial.check_pair(tmp_path, record, "se", 0, {**ENDED, **changes})

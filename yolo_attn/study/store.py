@@ -23,7 +23,7 @@ from typing import Any
 
 from ..cache import write_text
 from ..errors import StudyError
-from .settings import GROWING, RECORD
+from .settings import CHECKPOINTS, GROWING, RECORD
 
 SCHEMA = 1
 PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK, PAIRS_LOCK = (
@@ -103,9 +103,14 @@ def extended(record: Record, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
             for name, item in value.items():
                 if old.get(name) != item:
                     raise _other(record, name, old.get(name, "its default"), item)
-        elif old != value:
+        elif old != value and not _is_downloaded(key, old, value):
             raise _other(record, key, old, value)
     return settings, news
+
+
+def _is_downloaded(key: str, old: Any, new: Any) -> bool:
+    """Return whether a checkpoint is a file now that was but a name when the study began: the host put it here."""
+    return key in CHECKPOINTS and bool(old and new) and Path(old).name == old == Path(new).name
 
 
 def check_same(record: Record, versions: Mapping[str, str], data: Mapping[str, Any], kind: str) -> None:

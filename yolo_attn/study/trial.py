@@ -196,6 +196,7 @@ def check_pair(root: Path, record: Mapping[str, Any], variant: str, seed: int, k
         StudyError: If not.
     """
     kinds = {one["name"]: one["kind"] for one in record["variants"]}
+    mend = f"To train it again, delete {store.trial_folder(root, variant, seed)}"
     for other in kinds:
         done = store.result(root, other, seed) if other != variant else None
         if done is None or done["state"] != "finished":
@@ -204,10 +205,12 @@ def check_pair(root: Path, record: Mapping[str, Any], variant: str, seed: int, k
         if pairs.BATCHES in found:
             raise StudyError(
                 f"{variant} saw other batches than {other} with seed {seed}: they are no pair. Both need as many "
-                "loader workers; Ultralytics takes fewer than loader_workers= where there are fewer cores"
+                f"loader workers; Ultralytics takes fewer than loader_workers= where there are fewer cores. {mend}"
             )
         if found:
-            raise StudyError(f"{variant} began with other weights than {other} with seed {seed}: they are no pair")
+            raise StudyError(
+                f"{variant} began with other weights than {other} with seed {seed}: they are no pair. {mend}"
+            )
 
 
 def _file(root: Path, name: str) -> str:
