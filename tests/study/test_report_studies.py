@@ -102,6 +102,20 @@ def test_a_model_of_the_users_is_in_the_report(tmp_path: Path, monkeypatch: pyte
         assert all(draw(analyse(read(folder)), "zh") for draw in plots.PLOTS.values())
 
 
+@pytest.mark.parametrize("data", ["/home/ann/neu.yaml", r"C:\\data\\neu.yaml", "neu.yaml"])
+def test_data_go_by_their_name_and_a_control_by_what_it_matches(
+    small: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    facts = json.loads((small / "study.json").read_text())
+    for row in facts["variants"]:
+        if row["kind"] == "pointwise":
+            row["matched"] = "yolov8n-cbam-neck"
+    made_study.change(small / "study.json", settings=facts["settings"] | {"data": data}, variants=facts["variants"])
+    assert "Attention in yolov8n on neu.yaml:" in texts.latex(analyse(read(small)))
+    assert "5 models on neu.yaml, " in markdown(small) and " · neu.yaml · " in page_of(small, monkeypatch)
+    assert "as one attention variant there (yolov8n-pointwise-neck: yolov8n-cbam-neck)." in markdown(small)
+
+
 def test_one_seed_names_no_winner(tmp_path: Path) -> None:
     folder = made_study.make(tmp_path / "one", SMALL, seeds=(0,), epochs=5)
     assert all(c["verdict"] == "single" and c["pair"]["low"] is None for c in load(folder)["comparisons"])

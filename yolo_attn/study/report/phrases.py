@@ -215,10 +215,11 @@ PHRASES: dict[str, tuple[str, str]] = {
     ),
     "method_pointwise": (
         "Control: a pointwise (1×1) convolution at the same place, the extra cost without attention. "
-        "It has as many parameters as the attention layer there, or as the largest where several share it.",
-        "对照：同一位置的逐点 (1×1) 卷积，即只有额外开销而没有注意力；"
-        "参数量与该处的注意力层相同，多个层共用时与其中最大的相同。",
+        "It has about as many parameters as one attention variant there{matched}.",
+        "对照：同一位置的逐点 (1×1) 卷积，即只有额外开销而没有注意力；参数量与该处的一个注意力变体大致相同{matched}。",
     ),
+    "matched": (" ({pairs})", "（{pairs}）"),
+    "matched_pair": ("{name}: {matched}", "{name}：{matched}"),
     "method_larger": (
         "Control: the next larger scale, which is what the extra cost could buy instead.",
         "对照：大一号的模型，即同样的开销可以换来什么。",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,6 +121,11 @@ class Study:
     def name(self) -> str:
         """What the study is called."""
         return str(self.facts.get("name") or self.folder.absolute().name)
+
+    @property
+    def data(self) -> str:
+        """The data's file, without its folder."""
+        return re.split(r"[/\\]", str(self.facts["settings"].get("data")))[-1]
 
     @property
     def plain(self) -> Variant:

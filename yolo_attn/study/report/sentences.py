@@ -119,14 +119,16 @@ def method(analysis: Analysis, language: str) -> list[str]:
     names = say("comma", language).join(variant.name for variant in study.variants)
     pairs = [c.pair for c in analysis.main(PLAIN, ATTENTION) if c.pair.p is not None]
     same, count = study.checked
+    pointwise = analysis.main(PLAIN, POINTWISE)
     lines = [
         say(
-            "method_models", language, count=len(study.variants), data=settings.get("data"), names=names,
+            "method_models", language, count=len(study.variants), data=study.data, names=names,
             epochs=settings.get("epochs"), seeds=numbers(study.seeds),
         ),
         say("method_pairing", language),
         say("method_checked", language, same=same, count=count),
-        *(say(f"method_{kind}", language) for kind in (POINTWISE, LARGER) if analysis.main(PLAIN, kind)),
+        *(say("method_pointwise", language, matched=_matched(analysis, language)) for _ in pointwise[:1]),
+        *(say("method_larger", language) for _ in analysis.main(PLAIN, LARGER)[:1]),
         say("method_seeds", language),
         say("method_primary", language, metric=say(analysis.primary, language)),
         say("method_interval", language),
@@ -140,6 +142,16 @@ def method(analysis: Analysis, language: str) -> list[str]:
         low, high = (f"{factor:.1f}" for factor in statistics.spread_factors(seeds - 1))
         lines.append(say("method_spread", language, spread=f"{spread:.2f}", n=seeds, low=low, high=high))
     return [*lines, say("method_selection", language)]
+
+
+def _matched(analysis: Analysis, language: str) -> str:
+    """Return whose parameters each pointwise control has, where that is known."""
+    found = [
+        say("matched_pair", language, name=variant.name, matched=variant.matched)
+        for variant in analysis.study.variants
+        if variant.kind == POINTWISE and variant.matched
+    ]
+    return say("matched", language, pairs=say("comma", language).join(found)) if found else ""
 
 
 def lacking(analysis: Analysis, language: str) -> list[str]:
