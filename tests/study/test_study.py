@@ -249,6 +249,9 @@ def test_two_processes_never_work_on_one_study(study: Study) -> None:
     lock.write_text(json.dumps(held))
     with pytest.raises(StudyError, match=f"worked on by process {os.getpid()}.*delete"):
         study()
+    lock.write_text(json.dumps({**held, "started": held["started"] + 1}))  # the clock was set meanwhile
+    with pytest.raises(StudyError, match=f"worked on by process {os.getpid()}"):
+        study()
     for stale in ({**held, "pid": 2**22 + 1}, {**held, "started": 1.0}, {}):
         lock.write_text(json.dumps(stale))
         study()

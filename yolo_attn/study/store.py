@@ -37,6 +37,7 @@ PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK, PAIRS_LOCK = (
     "pairs.lock",
 )
 Record = dict[str, Any]
+_CLOCK_STEP = 2.0  # seconds by which Linux may date one process differently when its clock is set
 # What of a variant says which model it is.
 _SAME = ("kind", "layer", "place", "matched", "pretrained")
 
@@ -234,7 +235,8 @@ def _holder(file: Path) -> dict[str, Any] | None:
         return None  # killed while it wrote it
     if host != socket.gethostname():
         return held
-    return held if _started(pid) == started else None
+    now = _started(pid)
+    return held if now is not None and abs(now - started) < _CLOCK_STEP else None
 
 
 def _started(pid: int) -> float | None:
