@@ -83,7 +83,8 @@ def test_two_processes_never_work_on_one_trial(tmp_path: Path) -> None:
     )
     place = store.trial_folder(tmp_path, "se", 0)
     place.mkdir(parents=True)
-    other = subprocess.Popen([sys.executable, "-c", code, str(place)], stdout=subprocess.PIPE, text=True)
+    lock = str(place / store.TRIAL_LOCK)
+    other = subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE, text=True)
     assert other.stdout and other.stdout.readline() == "here\n"
     ran: list[Any] = []
     thread = threading.Thread(target=lambda: ran.append(trial.run_trial(tmp_path, "se", 0, "cpu")), daemon=True)
@@ -101,6 +102,7 @@ def test_two_processes_never_work_on_one_trial(tmp_path: Path) -> None:
 
 def test_a_finished_trial_keeps_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_work", lambda *_: {})
+    monkeypatch.setattr(trial, "check_pair", lambda *_: None)
     found = trial.run_trial(tmp_path, "se", 0, "cpu")
     assert found["state"] == "finished" and found["host"] == HOST
     assert [path.name for path in store.trial_folder(tmp_path, "se", 0).iterdir()] == ["trial.json"]

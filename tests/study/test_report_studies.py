@@ -75,6 +75,47 @@ def test_a_study_without_a_finished_trial_has_a_report_and_no_old_plots(small: P
     assert load(small)["answer"]["en"] == "There is no score to compare yet: 0 of 15 trials are done."
 
 
+@pytest.mark.parametrize("key", ["batches", "start"])
+def test_a_trial_that_is_no_pair_of_another_is_in_no_difference_with_it(small: Path, key: str) -> None:
+    made_study.change(small / "trials" / "yolov8n-se-neck" / "seed1" / "trial.json", **{key: "sha256:other"})
+    for c in load(small)["comparisons"]:
+        is_other_scale = "yolov8s" in (c["variant"], c["reference"])
+        is_apart = "yolov8n-se-neck" in (c["variant"], c["reference"]) and (key == "batches" or not is_other_scale)
+        if c["pair"]["seeds"]:
+            assert c["pair"]["seeds"] == ([0, 2] if is_apart else [0, 1, 2]), c
+    assert sentence(small, "yolov8n-se-neck").endswith("(without seeds 1)")
+    assert load(small)["lacking"] == [f"Left out or not paired: yolov8n-se-neck seed1: other {key} than plain"]
+
+
+def test_a_model_of_the_users_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"name": "mine", "kind": "own", "parameters": 3_100_000, "model": "models/mine.yaml"}]
+    folder = made_study.make(tmp_path / "own", [*made_study.variants(("SE",), ("neck",)), *rows], epochs=5)
+    made_study.change(folder / "trials" / "mine" / "seed1" / "trial.json", start="of fewer weights")
+    found = load(folder)
+    assert [c["against"] for c in found["comparisons"] if c["variant"] == "mine" and c["metric"] == "coco.AP"] == [
+        "plain", "larger",
+    ]  # fmt: skip
+    assert "Your own model mine: " in found["answer"]["en"] and "自己的模型 mine" in found["answer"]["zh"]
+    assert "mine" in page_of(folder, monkeypatch) and "mine &" in texts.latex(analyse(read(folder)))
+    assert found["lacking"] == []
+    with plots.style():
+        assert all(draw(analyse(read(folder)), "zh") for draw in plots.PLOTS.values())
+
+
+@pytest.mark.parametrize("data", ["/home/ann/neu.yaml", r"C:\\data\\neu.yaml", "neu.yaml"])
+def test_data_go_by_their_name_and_a_control_by_what_it_matches(
+    small: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    facts = json.loads((small / "study.json").read_text())
+    for row in facts["variants"]:
+        if row["kind"] == "pointwise":
+            row["matched"] = "yolov8n-cbam-neck"
+    made_study.change(small / "study.json", settings=facts["settings"] | {"data": data}, variants=facts["variants"])
+    assert "Attention in yolov8n on neu.yaml:" in texts.latex(analyse(read(small)))
+    assert "5 models on neu.yaml, " in markdown(small) and " · neu.yaml · " in page_of(small, monkeypatch)
+    assert "as one attention variant there (yolov8n-pointwise-neck: yolov8n-cbam-neck)." in markdown(small)
+
+
 def test_one_seed_names_no_winner(tmp_path: Path) -> None:
     folder = made_study.make(tmp_path / "one", SMALL, seeds=(0,), epochs=5)
     assert all(c["verdict"] == "single" and c["pair"]["low"] is None for c in load(folder)["comparisons"])

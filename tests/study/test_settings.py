@@ -105,6 +105,8 @@ def test_wrong_seeds_are_quoted(value: Any) -> None:
         ("pretrained=True", "name a checkpoint"),
         ("at=none", "at least one place"),
         ("name=a/b", "a name, not a path"),
+        ("device=cpu,0", "device=.*devices of one kind"),
+        ("device=-1", "device=-1: name the GPUs"),
         ("lr0", "'lr0' is not key=value"),
         ("data=other.yaml", "data is given twice"),
     ],
@@ -142,6 +144,23 @@ def test_files_are_named_from_the_root(tmp_path: Path, monkeypatch: pytest.Monke
 def test_controls_can_be_left_out() -> None:
     assert settings.read([*WORDS, "controls=none"]).settings["controls"] == []
     assert settings.read([*WORDS, "controls=larger"]).settings["controls"] == ["larger"]
+
+
+def test_cuda_is_the_first_gpu() -> None:
+    assert settings.read([*WORDS, "device=cuda"]).running["devices"] == ["0"]
+    assert settings.read([*WORDS, "device=[0, cuda:1]"]).running["devices"] == ["0", "1"]
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from yolo_attn.host.study import arguments
+
+    for name, value in (("is_available", True), ("device_count", 2), ("get_device_name", "H200")):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    assert arguments.describe_machine(["0", "1"])["devices"] == ["H200", "H200"]
+    with pytest.raises(StudyError, match="device=2: this machine has 2 GPUs, the first is 0"):
+        arguments.describe_machine(["0", "2"])
 
 
 def test_there_are_as_many_workers_as_devices() -> None:

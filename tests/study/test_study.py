@@ -20,6 +20,7 @@ from yolo_attn.study import backends, command, plan, store
 Study = Callable[..., list[str]]
 RAN: list[tuple[str, int]] = []
 OUTCOMES: dict[tuple[str, int], str] = {}
+MEASURE_COST = command._measure_cost
 
 
 def fake_trials(
@@ -181,6 +182,41 @@ def test_settings_are_never_mixed(study: Study, word: str, message: str) -> None
         study(word)
 
 
+def test_a_checkpoint_that_was_downloaded_is_the_same(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_write_starts", lambda *_: Path("yolov8n.pt").touch())  # as the host downloads it
+    study("pretrained=yolov8n.pt")
+    RAN.clear()
+    study("pretrained=yolov8n.pt", "seeds=3")
+    assert RAN == [("yolov8n", 2), ("yolov8n-se-neck", 2)] and record()["settings"]["pretrained"] == "yolov8n.pt"
+    with pytest.raises(StudyError, match=r"begun with pretrained=yolov8n\.pt, and this is pretrained=other\.pt"):
+        study("pretrained=other.pt", "seeds=4")
+
+
+def test_a_checkpoint_that_cannot_be_had_is_named(study: Study) -> None:
+    with pytest.raises(StudyError, match=r"pretrained=mine/best\.pt: there is no such file"):
+        study("pretrained=mine/best.pt", dry_run=True)
+
+
+def test_trials_of_a_lost_study_are_not_taken_over(study: Study) -> None:
+    study()
+    Path("runs/study/s/study.json").unlink()
+    with pytest.raises(StudyError, match=r"has trials and no study\.json.*Move the folder away"):
+        study("epochs=4")
+
+
+def test_a_cost_that_cannot_be_measured_keeps_no_report_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolo_attn.bench import cost
+
+    def break_down(*_: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(cost, "measure", break_down)
+    said: list[str] = []
+    kept = {"variants": [{"name": "yolov8n", "model": "m.yaml"}], "settings": {"imgsz": 32}, "data": {"names": ["a"]}}
+    MEASURE_COST(tmp_path, kept, {"devices": ["cpu"]}, said.append)
+    assert said == ["cost was not measured: CUDA out of memory"] and not (tmp_path / "cost.json").exists()
+
+
 @pytest.mark.parametrize("name", ["yolo-attn", "ultralytics", "torch"])
 def test_versions_are_never_mixed(study: Study, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study()
@@ -212,6 +248,9 @@ def test_two_processes_never_work_on_one_study(study: Study) -> None:
     held = {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": socket.gethostname()}
     lock.write_text(json.dumps(held))
     with pytest.raises(StudyError, match=f"worked on by process {os.getpid()}.*delete"):
+        study()
+    lock.write_text(json.dumps({**held, "started": held["started"] + 1}))  # the clock was set meanwhile
+    with pytest.raises(StudyError, match=f"worked on by process {os.getpid()}"):
         study()
     for stale in ({**held, "pid": 2**22 + 1}, {**held, "started": 1.0}, {}):
         lock.write_text(json.dumps(stale))

@@ -102,6 +102,8 @@ def test_each_trial_has_a_device_and_a_process(tmp_path: Path, monkeypatch: pyte
         ({"start": "sha256:9"}, "plain", "began with other weights than plain with seed 0"),
         ({"start": "sha256:9"}, "larger", ""),
         ({"batches": "sha256:9"}, "larger", "saw other batches than larger"),
+        ({"start": "sha256:9"}, "own", ""),
+        ({"batches": "sha256:9"}, "own", "saw other batches than own"),
         ({"batches": "sha256:9", "epochs": [{"epoch": 1}]}, "plain", ""),
         ({}, "plain", ""),
     ],
@@ -110,16 +112,39 @@ def test_what_is_no_pair_fails(tmp_path: Path, changes: dict[str, Any], other: s
     record = {
         "variants": [
             {"name": "plain", "kind": "plain", "scale": "n"}, {"name": "larger", "kind": "larger", "scale": "s"},
-            {"name": "se", "kind": "attention", "scale": "n"},
+            {"name": "se", "kind": "attention", "scale": "n"}, {"name": "own", "kind": "own", "scale": "n"},
         ]
     }  # fmt: skip
     store.write_json(store.trial_folder(tmp_path, other, 0) / store.TRIAL, ENDED)
     store.write_json(store.trial_folder(tmp_path, "se", 1) / store.TRIAL, {**ENDED, "batches": "of another seed"})
     if message:
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(StudyError, match=f"{message}.*To train it again, delete .*seed0"):
             trial.check_pair(tmp_path, record, "se", 0, {**ENDED, **changes})
     else:
         trial.check_pair(tmp_path, record, "se", 0, {**ENDED, **changes})
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_of_two_trials_that_end_together_the_second_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    from yolo_attn.host.study import trial as host
+
+    rows = [{"epoch": n + 1} for n in range(epochs)]
+    variants = [{"name": name, "kind": kind, "scale": "n"} for name, kind in (("plain", "plain"), ("se", "attention"))]
+    store.write_json(tmp_path / "study.json", {"schema": 1, "variants": variants, "data": {"judged": "x.yaml"}})
+    monkeypatch.setattr(trial, "check_versions", lambda _: None)
+    monkeypatch.setattr(trial, "describe", lambda *_: None)
+    monkeypatch.setattr(trial, "command", lambda _: "")
+    monkeypatch.setattr(host, "train", lambda _: {"start": "sha256:2", "batches": {0: "1"}, "epochs": rows})
+
+    def judge(*_: Any) -> dict[str, Any]:  # meanwhile the other one ends
+        store.write_json(store.trial_folder(tmp_path, "plain", 0) / store.TRIAL, {**ENDED, "epochs": rows})
+        return {}
+
+    monkeypatch.setattr(host, "judge", judge)
+    found = trial.run_trial(tmp_path, "se", 0, "cpu")
+    assert found["state"] == "failed" and "saw other batches than plain" in found["error"]
 
 
 def test_a_failure_is_written_down_with_its_error(tmp_path: Path) -> None:

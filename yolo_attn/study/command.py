@@ -62,12 +62,20 @@ def run(words: Sequence[str], dry_run: bool = False, retry: bool = False, say: S
 
 def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record:
     """Return what the study is, extended by what the command adds; model YAMLs are written."""
-    from ..host.study import data
+    from ..host.study import data, models
 
     old = store.read(folder)
     news: list[str] = []
     if old is None:
+        if (folder / "trials").exists():
+            raise StudyError(
+                f"{folder} has trials and no {settings.RECORD}: nobody can say what they were. Move the folder away, "
+                "or begin with another name="
+            )
         chosen = request.settings
+        for key in settings.CHECKPOINTS:
+            if chosen[key]:
+                models.check_checkpoint(key, chosen[key])
     else:
         chosen, news = store.extended(old, request.settings)
         done = not store.pending(folder, old, retry=True)
@@ -215,7 +223,7 @@ def _measure_cost(folder: Path, record: store.Record, running: Mapping[str, Any]
     device = torch_device(running["devices"][0])
     try:
         measured = measure(models, record["settings"]["imgsz"], device, 15, len(record["data"]["names"]), say)
-    except YoloAttnError as error:
+    except (YoloAttnError, RuntimeError, OSError) as error:  # whatever it is, the trials are done: they get a report
         say(f"cost was not measured: {error}")
         return
     store.write_json(file, measured)

@@ -26,6 +26,7 @@ KEYS: dict[str, Any] = {
 }  # fmt: skip
 # How the trials are run and where they are kept: it changes no number, and may change from one command to the next.
 RUNNING = ("workers", "device", "backend", "ray_address", "name", "project")
+CHECKPOINTS = ("pretrained", "larger_pretrained")
 # Lists that a study may get more of.
 GROWING = ("layers", "at", "seeds", "models", "controls")
 REFUSED = {
@@ -105,6 +106,8 @@ def read(words: Sequence[str]) -> Request:
         folder = Path(str(given.get("project") or PROJECT)) / name
     running = {key: given[key] for key in RUNNING if key in given}
     running["devices"] = arguments.devices(given.get("device"))
+    if len({arguments.kind(device) for device in running["devices"]}) > 1:
+        raise StudyError(f"device={given['device']}: devices of one kind, or trials are no pairs: device=0,1 or cpu")
     workers = given.get("workers", len(running["devices"]))
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise StudyError(f"workers={workers}: how many trials run at once, at least 1 (the loader's: loader_workers=)")

@@ -23,10 +23,10 @@ from typing import Any
 
 from ..cache import write_text
 from ..errors import StudyError
-from .settings import GROWING, RECORD
+from .settings import CHECKPOINTS, GROWING, RECORD
 
 SCHEMA = 1
-PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK = (
+PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK, PAIRS_LOCK = (
     "plan.json",
     "cost.json",
     "trial.json",
@@ -34,8 +34,10 @@ PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK = (
     "study.lock",
     "attempts.json",
     "trial.lock",
+    "pairs.lock",
 )
 Record = dict[str, Any]
+_CLOCK_STEP = 2.0  # seconds by which Linux may date one process differently when its clock is set
 # What of a variant says which model it is.
 _SAME = ("kind", "layer", "place", "matched", "pretrained")
 
@@ -102,9 +104,14 @@ def extended(record: Record, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
             for name, item in value.items():
                 if old.get(name) != item:
                     raise _other(record, name, old.get(name, "its default"), item)
-        elif old != value:
+        elif old != value and not _is_downloaded(key, old, value):
             raise _other(record, key, old, value)
     return settings, news
+
+
+def _is_downloaded(key: str, old: Any, new: Any) -> bool:
+    """Return whether a checkpoint is a file now that was but a name when the study began: the host put it here."""
+    return key in CHECKPOINTS and bool(old and new) and Path(old).name == old == Path(new).name
 
 
 def check_same(record: Record, versions: Mapping[str, str], data: Mapping[str, Any], kind: str) -> None:
@@ -228,7 +235,8 @@ def _holder(file: Path) -> dict[str, Any] | None:
         return None  # killed while it wrote it
     if host != socket.gethostname():
         return held
-    return held if _started(pid) == started else None
+    now = _started(pid)
+    return held if now is not None and abs(now - started) < _CLOCK_STEP else None
 
 
 def _started(pid: int) -> float | None:

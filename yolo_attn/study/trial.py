@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, StudyError
-from . import store
+from . import pairs, store
 
 KINDS_WHOLE = ("plain", "pointwise", "larger", "attention")  # they have every weight of the plain model
 
@@ -35,7 +35,7 @@ def run_trial(folder: str | Path, variant: str, seed: int, device: str, on_node:
     root = Path(folder).absolute()
     place = store.trial_folder(root, variant, seed)
     place.mkdir(parents=True, exist_ok=True)
-    with _alone(place):
+    with _alone(place / store.TRIAL_LOCK):  # what a cluster or a killed study has lost may still be ending
         return _run_alone(root, place, variant, seed, device, on_node)
 
 
@@ -53,12 +53,10 @@ def _run_alone(root: Path, place: Path, variant: str, seed: int, device: str, on
     }  # fmt: skip
     try:
         found |= _work(root, variant, seed, device, on_node)
-        found["state"] = "finished"
     except Exception as error:
         traceback.print_exc()
         found["error"] = f"{type(error).__name__}: {error}"
-    found["ended"] = store.now()
-    store.write_json(place / store.TRIAL, found)
+    _write_down(root, place, found)
     if found["state"] == "finished":
         from ..host.study.trial import clean
 
@@ -68,15 +66,28 @@ def _run_alone(root: Path, place: Path, variant: str, seed: int, device: str, on
     return found
 
 
+def _write_down(root: Path, place: Path, found: dict[str, Any]) -> None:
+    """Write ``trial.json``; of two trials that end together, the second is checked against the first."""
+    with _alone(root / "trials" / store.PAIRS_LOCK):
+        if found["error"] is None:
+            try:
+                check_pair(root, store.read(root) or {}, found["variant"], found["seed"], found)
+                found["state"] = "finished"
+            except StudyError as error:
+                found["error"] = f"StudyError: {error}"
+        found["ended"] = store.now()
+        store.write_json(place / store.TRIAL, found)
+
+
 @contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Wait until no other process works on a trial: what a cluster or a killed study has lost may still be ending."""
+def _alone(file: Path) -> Iterator[None]:
+    """Wait until no other process holds a file."""
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    with (place / store.TRIAL_LOCK).open("w") as held:
+    with file.open("w") as held:
         with suppress(OSError):  # a file system without locks
             fcntl.lockf(held, fcntl.LOCK_EX)  # released when this process ends, on a network's file system too
         yield
@@ -100,7 +111,6 @@ def _work(root: Path, variant: str, seed: int, device: str, on_node: bool) -> di
     batches = known.pop("batches")
     known["batches"] = hash_of(batches)
     known["command"] = command(trial)
-    check_pair(root, record, variant, seed, known)
     return {**known, "metrics": host.judge(trial, _file(root, record["data"]["judged"]))}
 
 
@@ -185,18 +195,22 @@ def check_pair(root: Path, record: Mapping[str, Any], variant: str, seed: int, k
     Raises:
         StudyError: If not.
     """
-    scales = {one["name"]: (one["scale"], one["kind"] == "own") for one in record["variants"]}
-    for other in scales:
+    kinds = {one["name"]: one["kind"] for one in record["variants"]}
+    mend = f"To train it again, delete {store.trial_folder(root, variant, seed)}"
+    for other in kinds:
         done = store.result(root, other, seed) if other != variant else None
         if done is None or done["state"] != "finished":
             continue
-        if len(done["epochs"]) > 1 and len(known["epochs"]) > 1 and done["batches"] != known["batches"]:
+        found = pairs.differing((kinds[other], kinds[variant]), done, known)
+        if pairs.BATCHES in found:
             raise StudyError(
                 f"{variant} saw other batches than {other} with seed {seed}: they are no pair. Both need as many "
-                "loader workers; Ultralytics takes fewer than loader_workers= where there are fewer cores"
+                f"loader workers; Ultralytics takes fewer than loader_workers= where there are fewer cores. {mend}"
             )
-        if scales[other] == scales[variant] == (scales[variant][0], False) and done["start"] != known["start"]:
-            raise StudyError(f"{variant} began with other weights than {other} with seed {seed}: they are no pair")
+        if found:
+            raise StudyError(
+                f"{variant} began with other weights than {other} with seed {seed}: they are no pair. {mend}"
+            )
 
 
 def _file(root: Path, name: str) -> str:

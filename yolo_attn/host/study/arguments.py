@@ -61,7 +61,11 @@ def default(key: str) -> Any:
 
 
 def devices(given: Any) -> list[str]:
-    """Return the devices for trials: those named, else the first GPU, else the CPU."""
+    """Return the devices for trials: those named, else the first GPU, else the CPU.
+
+    Raises:
+        StudyError: If it is for Ultralytics to choose: two trials at once would choose the same.
+    """
     import torch
 
     if given in (None, ""):
@@ -70,7 +74,10 @@ def devices(given: Any) -> list[str]:
             return ["0"]
         return ["mps"] if mps is not None and mps.is_available() else ["cpu"]
     parts = given if isinstance(given, (list, tuple)) else str(given).strip("[]() ").split(",")
-    return [str(part).strip().removeprefix("cuda:") for part in parts if str(part).strip()]
+    words = [str(part).strip() for part in parts if str(part).strip()]
+    if "-1" in words:
+        raise StudyError(f"device={given}: name the GPUs, such as device=0,1; each trial gets one of them")
+    return ["0" if word == "cuda" else word.removeprefix("cuda:") for word in words]
 
 
 def torch_device(device: str) -> str:
@@ -79,14 +86,19 @@ def torch_device(device: str) -> str:
 
 
 def describe_machine(names: list[str]) -> dict[str, Any]:
-    """Return the names of the processor and of devices."""
+    """Return the names of the processor and of devices.
+
+    Raises:
+        StudyError: If there is no such GPU.
+    """
     import torch
     from ultralytics.utils.torch_utils import get_cpu_info
 
     processor = get_cpu_info()
-    cuda = [
-        torch.cuda.get_device_name(int(name)) for name in names if kind(name) == "cuda" and torch.cuda.is_available()
-    ]
+    gpus = [int(name) for name in names if kind(name) == "cuda" and torch.cuda.is_available()]
+    if missing := [number for number in gpus if number >= torch.cuda.device_count()]:
+        raise StudyError(f"device={missing[0]}: this machine has {torch.cuda.device_count()} GPUs, the first is 0")
+    cuda = [torch.cuda.get_device_name(number) for number in gpus]
     return {"processor": processor, "devices": cuda or [processor if name == "cpu" else name for name in names]}
 
 

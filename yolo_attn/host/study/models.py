@@ -74,6 +74,21 @@ def rescaled(name: str, scale: str) -> str:
     return str(path.with_name(renamed)) if path.name != name else renamed
 
 
+def check_checkpoint(key: str, name: str) -> None:
+    """Check that a checkpoint is there, or can be had.
+
+    Raises:
+        StudyError: If it is neither a file nor what Ultralytics offers for download.
+    """
+    install()
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    is_file = Path(name).is_file() or (Path(SETTINGS["weights_dir"]) / name).is_file()
+    if not is_file and "://" not in name and Path(name).name not in GITHUB_ASSETS_NAMES:
+        raise StudyError(f"{key}={name}: there is no such file, and Ultralytics offers none of that name for download")
+
+
 def larger_checkpoint(pretrained: str, larger_model: str) -> str | None:
     """Return the checkpoint of a larger scale, named as that of the smaller one; None if there is none.
 

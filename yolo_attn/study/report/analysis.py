@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .. import statistics
+from .. import pairs, statistics
 from ..statistics import Paired
-from .reading import ATTENTION, LARGER, OVERALL, PLAIN, POINTWISE, SIZES, Study, Trial, Variant
+from .reading import ATTENTION, LARGER, OVERALL, OWN, PLAIN, POINTWISE, SIZES, Study, Trial, Variant
 
 CLASS = "class"  # metric of a comparison of one class: its mAP50-95
 
@@ -160,13 +160,14 @@ def curves(study: Study, variant: str) -> dict[int, list[float]]:
 def _references(study: Study, variant: Variant) -> Iterable[Variant]:
     """Yield what a variant is compared with: plain, and for attention the larger scale and its own pointwise control.
 
-    That is the one made for it, where there is one, else that of its place.
+    That is the one made for it, where there is one, else that of its place. A model of the user's has none.
     """
     points = [v for v in study.variants if v.kind == POINTWISE and v.place == variant.place]
     own = [v for v in points if v.matched == variant.name] or points[:1]
     for other in study.variants:
         is_control = other.kind == LARGER or other in own
-        if variant.kind != PLAIN and (other.kind == PLAIN or (variant.kind == ATTENTION and is_control)):
+        is_judged = variant.kind == ATTENTION or (variant.kind == OWN and other.kind == LARGER)
+        if variant.kind != PLAIN and (other.kind == PLAIN or (is_judged and is_control)):
             yield other
 
 
@@ -176,10 +177,17 @@ def _scores(study: Study, variant: str, read: Callable[[Trial], float | None]) -
 
 
 def _compare(study: Study, variant: Variant, reference: Variant, metric: str, class_name: str | None) -> Comparison:
+    """Compare two variants over the seeds whose trials are pairs."""
+
     def score(trial: Trial) -> float | None:
         return trial.scores.get(metric) if class_name is None else trial.class_scores.get(class_name)
 
-    pair = statistics.compare(*(_scores(study, name, score) for name in (variant.name, reference.name)))
+    mine, theirs = (_scores(study, name, score) for name in (variant.name, reference.name))
+    for seed in mine.keys() & theirs.keys():
+        records = (study.trials[name, seed].record for name in (variant.name, reference.name))
+        if pairs.differing((variant.kind, reference.kind), *records):
+            del mine[seed]
+    pair = statistics.compare(mine, theirs)
     return Comparison(variant.name, reference.name, reference.kind, metric, class_name, pair)
 
 

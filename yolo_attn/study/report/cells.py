@@ -12,7 +12,7 @@ from ...tabular import number
 from . import sentences
 from .analysis import Analysis, Comparison
 from .phrases import say
-from .reading import ATTENTION, LARGER, OVERALL, PLAIN, POINTWISE, SIZES, Variant
+from .reading import ATTENTION, LARGER, OVERALL, OWN, PLAIN, POINTWISE, SIZES, Variant
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -28,8 +28,8 @@ def sizes(analysis: Analysis) -> list[str]:
 
 
 def groups(analysis: Analysis) -> list[list[Variant]]:
-    """Return the variants as plain, controls and attention, without empty groups."""
-    wanted = ((PLAIN,), (POINTWISE, LARGER), (ATTENTION,))
+    """Return the variants as plain, controls, and attention with the user's models, without empty groups."""
+    wanted = ((PLAIN,), (POINTWISE, LARGER), (ATTENTION, OWN))
     found = [[v for v in analysis.study.variants if v.kind in kinds] for kinds in wanted]
     return [group for group in found if group]
 

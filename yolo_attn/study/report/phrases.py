@@ -109,6 +109,7 @@ PHRASES: dict[str, tuple[str, str]] = {
         "The next larger scale, {name}, brings {value} for {ratio} times the GFLOPs and {times} times the latency.",
         "换用大一号的 {name} 带来 {value}，计算量（GFLOPs）为 {ratio} 倍，延迟为 {times} 倍。",
     ),
+    "answer_own": ("Your own model {name}: {verdict}.", "自己的模型 {name}：{verdict}。"),
     # Headings and table heads
     "home": ("A study by yolo-attn {version}", "yolo-attn {version} 实验报告"),
     "title": ("Does attention help here?", "注意力在这里有用吗？"),
@@ -140,6 +141,7 @@ PHRASES: dict[str, tuple[str, str]] = {
     "pointwise": ("pointwise convolution", "逐点卷积"),
     "larger_scale": ("larger scale", "大一号模型"),
     "attention": ("attention", "注意力层"),
+    "own": ("your own model", "自己的模型"),
     # Captions
     "caption_variants": (
         "Differences are from plain {plain}, seed by seed, in mAP points (100 × mAP). "
@@ -213,10 +215,11 @@ PHRASES: dict[str, tuple[str, str]] = {
     ),
     "method_pointwise": (
         "Control: a pointwise (1×1) convolution at the same place, the extra cost without attention. "
-        "It has as many parameters as the attention layer there, or as the largest where several share it.",
-        "对照：同一位置的逐点 (1×1) 卷积，即只有额外开销而没有注意力；"
-        "参数量与该处的注意力层相同，多个层共用时与其中最大的相同。",
+        "It has about as many parameters as one attention variant there{matched}.",
+        "对照：同一位置的逐点 (1×1) 卷积，即只有额外开销而没有注意力；参数量与该处的一个注意力变体大致相同{matched}。",
     ),
+    "matched": (" ({pairs})", "（{pairs}）"),
+    "matched_pair": ("{name}: {matched}", "{name}：{matched}"),
     "method_larger": (
         "Control: the next larger scale, which is what the extra cost could buy instead.",
         "对照：大一号的模型，即同样的开销可以换来什么。",

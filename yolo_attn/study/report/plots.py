@@ -15,13 +15,13 @@ from matplotlib.text import Text
 
 from .analysis import Analysis, Comparison, costs, curves, front
 from .phrases import say
-from .reading import ATTENTION, LARGER, PLAIN, POINTWISE
+from .reading import ATTENTION, LARGER, OWN, PLAIN, POINTWISE
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; ink and its lighter shades follow the page's theme.
 INK, SOFT, FAINT = "#1c2127", "#68727d", "#d3d8dd"
-COLOURS = {PLAIN: INK, POINTWISE: "#e69f00", LARGER: "#cc79a7", ATTENTION: "#0072b2"}
-MARKERS = {PLAIN: "s", POINTWISE: "D", LARGER: "^", ATTENTION: "o"}
-LABELS = {PLAIN: "plain", POINTWISE: "pointwise", LARGER: "larger_scale", ATTENTION: "attention"}
+COLOURS = {PLAIN: INK, POINTWISE: "#e69f00", LARGER: "#cc79a7", ATTENTION: "#0072b2", OWN: "#009e73"}
+MARKERS = {PLAIN: "s", POINTWISE: "D", LARGER: "^", ATTENTION: "o", OWN: "v"}
+LABELS = {PLAIN: "plain", POINTWISE: "pointwise", LARGER: "larger_scale", ATTENTION: "attention", OWN: "own"}
 CHINESE = (
     *(
         "Noto Sans CJK SC",
@@ -60,8 +60,8 @@ def differences(analysis: Analysis, language: str) -> Figure | None:
     """Draw each variant's difference from plain with its interval and its seeds; controls stand below, apart."""
     found = [c for c in analysis.main() if c.pair.mean is not None]
     kinds = {variant.name: variant.kind for variant in analysis.study.variants}
-    layers = sorted((c for c in found if kinds[c.variant] == ATTENTION), key=lambda c: c.pair.mean or 0)
-    controls = [c for c in found if kinds[c.variant] != ATTENTION][::-1]
+    layers = sorted((c for c in found if kinds[c.variant] in (ATTENTION, OWN)), key=lambda c: c.pair.mean or 0)
+    controls = [c for c in found if kinds[c.variant] not in (ATTENTION, OWN)][::-1]
     if not found:
         return None
     rows: list[tuple[float, Comparison]] = [(float(y), c) for y, c in enumerate(controls)]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ...errors import DataError
+from .. import pairs
 
 SCHEMA = 1
-PLAIN, POINTWISE, LARGER, ATTENTION = "plain", "pointwise", "larger", "attention"
-KINDS = (PLAIN, POINTWISE, LARGER, ATTENTION)
+PLAIN, POINTWISE, LARGER, ATTENTION, OWN = "plain", "pointwise", "larger", "attention", "own"
+KINDS = (PLAIN, POINTWISE, LARGER, ATTENTION, OWN)
 COCO, HOST = "coco", "ultralytics"
 # Numbers by which variants are compared: where a trial has them and what they are called in tables.
 OVERALL = {
@@ -121,6 +123,11 @@ class Study:
         return str(self.facts.get("name") or self.folder.absolute().name)
 
     @property
+    def data(self) -> str:
+        """The data's file, without its folder."""
+        return re.split(r"[/\\]", str(self.facts["settings"].get("data")))[-1]
+
+    @property
     def plain(self) -> Variant:
         """The model that all others are compared with."""
         return next(variant for variant in self.variants if variant.kind == PLAIN)
@@ -151,9 +158,9 @@ def read(folder: Path) -> Study:
     trials = {(name, seed): _trial(folder, name, seed, problems) for name in names for seed in seeds}
     variants = tuple(_variant(row, plan, cost, trials.values()) for row in facts["variants"])
     study = Study(folder, facts, variants, seeds, trials, plan, cost)
-    pairs = list(_pairs(study))
-    problems += [f"{t.variant} seed{t.seed}: other {key} than plain" for t, keys in pairs for key in keys or ()]
-    return replace(study, problems=tuple(problems), checked=(sum(keys == [] for _, keys in pairs), len(pairs)))
+    found = list(_pairs(study))
+    problems += [f"{t.variant} seed{t.seed}: other {key} than plain" for t, keys in found for key in keys or ()]
+    return replace(study, problems=tuple(problems), checked=(sum(keys == [] for _, keys in found), len(found)))
 
 
 def _facts(file: Path) -> Row:
@@ -217,14 +224,14 @@ def _epochs_so_far(file: Path) -> int:
 def _pairs(study: Study) -> Iterator[tuple[Trial, list[str] | None]]:
     """Yield each finished trial but plain's with what began otherwise than with plain; None where that is unknown.
 
-    A model of another scale shares no weights with plain, only the batches.
+    A model of another scale or of the user's shares only the batches for sure.
     """
     for variant in study.variants:
-        shared = ("batches",) if variant.kind == LARGER else ("batches", "start")
+        shared = pairs.shared(PLAIN, variant.kind)
         for trial in study.of(variant.name, "finished") if variant.kind != PLAIN else []:
             base = study.trials[study.plain.name, trial.seed].record
             known = all(trial.record.get(key) and base.get(key) for key in shared)
-            yield trial, [key for key in shared if trial.record[key] != base[key]] if known else None
+            yield trial, pairs.differing((PLAIN, variant.kind), trial.record, base) if known else None
 
 
 def _variant(row: Row, plan: Row, cost: Row, trials: Iterable[Trial]) -> Variant:

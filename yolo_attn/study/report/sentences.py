@@ -8,7 +8,7 @@ from .. import statistics
 from ..statistics import MOST_SEEDS
 from .analysis import Analysis, Comparison
 from .phrases import say
-from .reading import ATTENTION, LARGER, PLAIN, POINTWISE, Variant
+from .reading import ATTENTION, LARGER, OWN, PLAIN, POINTWISE, Variant
 
 SIGNS = {"better": "▲", "worse": "▼", "chance": "◆", "noise": "○"}  # of a verdict; without an interval a dash
 NAMES_SHOWN = 6
@@ -78,6 +78,10 @@ def answer(analysis: Analysis, language: str) -> str:
         return say("answer_none", language, **counts)
     sentences = [say("answer_unfinished", language, **counts)] if finished < planned else []
     sentences += _attention(analysis, language)
+    sentences += [
+        say("answer_own", language, name=c.variant, verdict=verdict(analysis, c, language))
+        for c in analysis.main(PLAIN, OWN)
+    ]
     sentences += [larger(analysis, c, language) for c in analysis.main(PLAIN, LARGER) if c.pair.mean is not None]
     spread = analysis.spread
     if spread and spread[0]:
@@ -115,14 +119,16 @@ def method(analysis: Analysis, language: str) -> list[str]:
     names = say("comma", language).join(variant.name for variant in study.variants)
     pairs = [c.pair for c in analysis.main(PLAIN, ATTENTION) if c.pair.p is not None]
     same, count = study.checked
+    pointwise = analysis.main(PLAIN, POINTWISE)
     lines = [
         say(
-            "method_models", language, count=len(study.variants), data=settings.get("data"), names=names,
+            "method_models", language, count=len(study.variants), data=study.data, names=names,
             epochs=settings.get("epochs"), seeds=numbers(study.seeds),
         ),
         say("method_pairing", language),
         say("method_checked", language, same=same, count=count),
-        *(say(f"method_{kind}", language) for kind in (POINTWISE, LARGER) if analysis.main(PLAIN, kind)),
+        *(say("method_pointwise", language, matched=_matched(analysis, language)) for _ in pointwise[:1]),
+        *(say("method_larger", language) for _ in analysis.main(PLAIN, LARGER)[:1]),
         say("method_seeds", language),
         say("method_primary", language, metric=say(analysis.primary, language)),
         say("method_interval", language),
@@ -136,6 +142,16 @@ def method(analysis: Analysis, language: str) -> list[str]:
         low, high = (f"{factor:.1f}" for factor in statistics.spread_factors(seeds - 1))
         lines.append(say("method_spread", language, spread=f"{spread:.2f}", n=seeds, low=low, high=high))
     return [*lines, say("method_selection", language)]
+
+
+def _matched(analysis: Analysis, language: str) -> str:
+    """Return whose parameters each pointwise control has, where that is known."""
+    found = [
+        say("matched_pair", language, name=variant.name, matched=variant.matched)
+        for variant in analysis.study.variants
+        if variant.kind == POINTWISE and variant.matched
+    ]
+    return say("matched", language, pairs=say("comma", language).join(found)) if found else ""
 
 
 def lacking(analysis: Analysis, language: str) -> list[str]:
@@ -163,7 +179,7 @@ def _last_line(text: object) -> str:
 def _attention(analysis: Analysis, language: str) -> list[str]:
     found = analysis.main(PLAIN, ATTENTION)
     if not found:
-        return [say("answer_no_attention", language)]
+        return [] if analysis.main(PLAIN, OWN) else [say("answer_no_attention", language)]
     plain = analysis.study.plain.name
     judged = [c for c in found if c.q is not None]
     if not judged:

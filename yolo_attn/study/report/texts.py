@@ -114,8 +114,7 @@ def latex(analysis: Analysis) -> str:
     for group in cells.groups(analysis):
         rows += [[]] if rows else []  # a rule
         rows += [_latex_row(analysis, variant, (metric, second)) for variant in group]
-    settings = study.facts["settings"]
-    plain, data = tabular.escape_latex(study.plain.name), tabular.escape_latex(str(settings.get("data")))
+    plain, data = (tabular.escape_latex(name) for name in (study.plain.name, study.data))
     label = re.sub(r"[^a-z0-9]+", "-", study.name.lower()).strip("-") or "study"
     caption = (
         f"Attention in {plain} on {data}: means over seeds of {tabular.escape_latex(say(metric, 'en'))} and its "
