@@ -75,6 +75,9 @@ SLOW = {
     "python scripts/transfer_study.py --data DIR": (
         "--layers SE --places backbone --seeds 0 --imgsz 64 --base-epochs 1 --epochs 1 --out out --work work", ""
     ),
+    "python scripts/start_study.py --data DIR": (
+        "--layers SE --places backbone --seeds 0 --imgsz 64 --base-epochs 1 --epochs 1 --out out --work work", ""
+    ),
     "python scripts/speed_study.py --data DIR": (
         "--models yolov8n.yaml --rounds 1 --epochs 2 --imgsz 64 --batch 4 --workers 0 --out out", "images/s"
     ),
