@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,16 @@ def test_a_bench_and_a_study_are_recorded_and_shown(tmp_path: Path) -> None:
     assert best["verdict"] == "better" and f"neck {best['mean']:+.1f} [{best['low']:+.1f}, " in found
     assert found.startswith("neu: backbone ") and found.endswith("▲")
     assert line(table, "CAA")[-1] == "not measured" and evidence.load(tmp_path / "out", "study-neu")
+
+
+def test_the_script_records_a_folder(tmp_path: Path) -> None:
+    study, out = made_study.make(tmp_path / "neu"), tmp_path / "out"
+    script = Path(decision.__file__).parents[1] / "record.py"
+    done = subprocess.run(
+        [sys.executable, script, study, "--out", out], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    (path,) = out.iterdir()
+    assert done.stdout.split() == [str(path)] and path.name == "0.4.0--cpu--study-neu.json"
 
 
 def test_the_machine_of_a_study_may_have_a_path_to_its_data(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ ELSEWHERE = {
     "python scripts/experiments/export_matrix.py --base best.pt --work DIR":
         "tests/experiments/test_export.py::test_the_matrix_is_measured_and_resumed",
     "python scripts/make_cfg.py": "tests/host/model/test_surgery.py::test_drop_ins_and_names_agree",
+    "python scripts/record.py FOLDER": "tests/experiments/test_decision.py::test_the_script_records_a_folder",
     "python scripts/make_docs.py": "tests/test_docs.py::test_generated_parts_are_those_of_the_registry_and_the_results",
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/yolo-attn demo":
         "tests/host/run/test_demo.py::test_the_main_command_convinces",
