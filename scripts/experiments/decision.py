@@ -103,7 +103,7 @@ def places_table(chinese: bool) -> str:
 def starts_as_identity(chinese: bool) -> str:
     """Return the layers that change nothing before they are trained, even without a gate."""
     found = [f"`{layer.name}`" for layer in registry.TABLE if is_identity(layer.name)]
-    return ("和" if chinese else " and ").join(found)
+    return (" 和 " if chinese else " and ").join(found)
 
 
 @functools.cache
@@ -156,7 +156,9 @@ def _said_of(bench: Row | None, chinese: bool) -> str:
     if bench is None:
         said = "开销按 GFLOPs：" if chinese else "Cost is by GFLOPs: "
         return counted + said + ends.format(*GFLOPS_ENDS)
-    where = f"{bench['machine']['processor']}, {bench['settings']['threads']} threads, {bench['settings']['imgsz']} px"
+    threads = bench["settings"]["threads"]
+    counted_threads = f"{threads} 线程" if chinese else f"{threads} thread{'s' * (threads != 1)}"
+    where = f"{bench['machine']['processor']}, {counted_threads}, {bench['settings']['imgsz']} px"
     said = f"延迟是与 YOLOv8n 之比（{where}），开销按 neck 的延迟：" if chinese else (
         f"Latency is that of the model with the layer over YOLOv8n's ({where}). Cost is by latency at the neck: "
     )  # fmt: skip
