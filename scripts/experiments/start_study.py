@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 
-from yolo_attn import registry
+from yolo_attn import registry, tabular
 from yolo_attn.cache import write_text
 from yolo_attn.graft import graft, to_yaml
 from yolo_attn.host.model import yamls
 from yolo_attn.layers.gated import Gated
 from yolo_attn.study import statistics
+from yolo_attn.study.report.sentences import signed
 
 METRIC = "metrics/mAP50-95(B)"
 # Gain of the gate, whether it has one value a channel, how many times the learning rate of the rest it has.
@@ -277,33 +278,38 @@ def start_table(content: Mapping[str, Any]) -> str:
     rows = {(row["layer"], row["place"], row["start"]): row for row in content["rows"]}
     places = list(dict.fromkeys((layer, place) for layer, place, start in rows if start != "base"))
     starts = [start for start in STARTS if any(start == key[2] for key in rows)]
-    ends = [f"| layer | place | paper's start, before | {' | '.join(_title(start) for start in starts)} |"]
-    ends += ["|---" * (3 + len(starts)) + "|"]
-    for layer, place in places:
-        cells = [f"{rows[layer, place, 'paper']['maps'][0]:.1f}"]
-        cells += [_interval(rows[layer, place, start]) for start in starts]
-        ends.append(f"| {layer} | {place} | {' | '.join(cells)} |")
+    ends = [
+        [layer, place, f"{rows[layer, place, 'paper']['maps'][0]:.1f}"]
+        + [_interval(rows[layer, place, start]) for start in starts]
+        for layer, place in places
+    ]
+    gates = []
+    for start, place in itertools.product([s for s in starts if s in GATES], dict.fromkeys(p for _, p in places)):
+        mine = [row["gates"] for (_, where, named), row in rows.items() if (where, named) == (place, start)]
+        gates.append([_title(start), place, *(f"{mean(column):.3f}" for column in zip(*mine, strict=True))])
     (base,) = (row for row in content["rows"] if row["start"] == "base")
     runs, back = (sum(row[key] for row in content["rows"]) for key in ("seeds", "back"))
-    steps = content["settings"]["runs"][0]["steps"]
+    steps = content["settings"]["runs"][0]["steps"][1:]
+    heads = ["layer", "place", "paper's start, before", *map(_title, starts)]
     said = (
         f"The base has {base['maps'][0]:.1f} mAP50-95. Fine-tuned without a layer it has {base['maps'][-1]:.1f} in the "
         f"end. {back} of all {runs} runs were back at {base['maps'][0]:.1f} after an epoch."
     )
-    gates = [f"| gate | place | {' | '.join(f'{step} steps' for step in steps[1:])} |", "|---" * (1 + len(steps)) + "|"]
-    for start, place in itertools.product([s for s in starts if s in GATES], dict.fromkeys(p for _, p in places)):
-        mine = [row["gates"] for (_, where, named), row in rows.items() if (where, named) == (place, start)]
-        values = " | ".join(f"{mean(column):.3f}" for column in zip(*mine, strict=True))
-        gates.append(f"| {_title(start)} | {place} | {values} |")
-    return "\n".join([said, "", *ends, "", "Mean of |g| over the layers, on the way:", "", *gates])
+    over = "Mean of |g| over the layers, on the way (with one gate per channel, g is their mean):"
+    tables = [
+        tabular.markdown_table(heads, ends, [column > 1 for column in range(len(heads))]),
+        tabular.markdown_table(
+            ["gate", "place", *(f"{step} steps" for step in steps)], gates, [False, False, *map(bool, steps)]
+        ),
+    ]
+    return "\n".join([said, "", tables[0], over, "", tables[1]]).rstrip()
 
 
 def _title(start: str) -> str:
-    return {"paper": "paper's start", "own rate": "20 times the rate", "per channel": "gain 8 per channel"}.get(
-        start, start
-    )
+    titles = {"paper": "paper's start", "own rate": "20 times the rate", "per channel": "gain 8 per channel"}
+    return titles.get(start, start)
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    ends = "" if row["low"] is None else f" [{row['low']:+.1f}, {row['high']:+.1f}]"
-    return f"{row['difference']:+.1f}{ends}"
+    ends = "" if row["low"] is None else f" [{signed(row['low'], 1)}, {signed(row['high'], 1)}]"
+    return f"{signed(row['difference'], 1)}{ends}"

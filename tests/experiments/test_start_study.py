@@ -62,7 +62,7 @@ def test_the_summary_pairs_seeds_and_counts_steps() -> None:
     assert table.startswith("The base has 50.0 mAP50-95. Fine-tuned without a layer it has 42.5 in the end. 3 of all 6")
     assert "| SE | neck | 10.0 | -2.5 [-161.3, +156.3] | +17.5 [-14.3, +49.3] |" in table
     assert table.endswith(
-        "| gate | place | 10 steps | 20 steps |\n|---|---|---|---|\n| gain 8 | neck | 0.150 | 0.150 |"
+        "| gate | place | 10 steps | 20 steps |\n| --- | --- | ---: | ---: |\n| gain 8 | neck | 0.150 | 0.150 |"
     )
 
 

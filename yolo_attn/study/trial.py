@@ -14,8 +14,6 @@ from typing import Any
 from ..errors import DataError, StudyError
 from . import pairs, store
 
-KINDS_WHOLE = ("plain", "pointwise", "larger", "attention")  # they have every weight of the plain model
-
 
 def run_trial(folder: str | Path, variant: str, seed: int, device: str, on_node: bool = False) -> dict[str, Any]:
     """Train and judge a trial, going on where it stands, and write its ``trial.json``.
@@ -166,7 +164,7 @@ def describe(root: Path, record: Mapping[str, Any], variant: str, seed: int, dev
         seed=seed,
         device=device,
         arguments=training_arguments(record["settings"], record["data"]["file"]),
-        is_whole=entry["kind"] in KINDS_WHOLE,
+        is_whole=entry["kind"] != pairs.OWN,
         threads=int(threads) if threads.isdigit() else None,
     )
 

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from ...errors import DataError
 from .. import pairs
+from ..pairs import LARGER, OWN
 
 SCHEMA = 1
-PLAIN, POINTWISE, LARGER, ATTENTION, OWN = "plain", "pointwise", "larger", "attention", "own"
+PLAIN, POINTWISE, ATTENTION = "plain", "pointwise", "attention"
 KINDS = (PLAIN, POINTWISE, LARGER, ATTENTION, OWN)
 COCO, HOST = "coco", "ultralytics"
 # Numbers by which variants are compared: where a trial has them and what they are called in tables.

@@ -119,7 +119,6 @@ def method(analysis: Analysis, language: str) -> list[str]:
     names = say("comma", language).join(variant.name for variant in study.variants)
     pairs = [c.pair for c in analysis.main(PLAIN, ATTENTION) if c.pair.p is not None]
     same, count = study.checked
-    pointwise = analysis.main(PLAIN, POINTWISE)
     lines = [
         say(
             "method_models", language, count=len(study.variants), data=study.data, names=names,
@@ -127,12 +126,16 @@ def method(analysis: Analysis, language: str) -> list[str]:
         ),
         say("method_pairing", language),
         say("method_checked", language, same=same, count=count),
-        *(say("method_pointwise", language, matched=_matched(analysis, language)) for _ in pointwise[:1]),
-        *(say("method_larger", language) for _ in analysis.main(PLAIN, LARGER)[:1]),
+    ]  # fmt: skip
+    if analysis.main(PLAIN, POINTWISE):
+        lines.append(say("method_pointwise", language, matched=_matched(analysis, language)))
+    if analysis.main(PLAIN, LARGER):
+        lines.append(say("method_larger", language))
+    lines += [
         say("method_seeds", language),
         say("method_primary", language, metric=say(analysis.primary, language)),
         say("method_interval", language),
-    ]  # fmt: skip
+    ]
     if len(pairs) > 1:
         lines.append(say("method_family", language, count=len(pairs)))
     lines.append(say("method_power", language, effect=f"{analysis.effect:g}"))
