@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import plugs
 import psutil
 import pytest
 import tiny_study
 
+from yolo_attn import plugins
 from yolo_attn.errors import StudyError
 from yolo_attn.host.run import record as run_record
 from yolo_attn.study import backends, command, plan, store
@@ -258,6 +260,17 @@ def test_two_processes_never_work_on_one_study(study: Study) -> None:
     lock.write_text(json.dumps({**held, "host": "elsewhere"}))
     with pytest.raises(StudyError, match="on elsewhere"):
         study()
+
+
+def test_what_a_study_is_made_of_must_not_change(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = plugs.write_file(tmp_path / "changing.py", "Changing")
+    monkeypatch.setenv(plugins.VARIABLE, f"{file}:Changing")
+    OUTCOMES[("yolov8n", 1)] = "killed"
+    study("layers=changing", status=1)
+    assert list(record()["own_layers"]) == ["Changing"]
+    file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(StudyError, match=r"begun with the layer Changing, and its file .*changing\.py has changed"):
+        study(first="runs/study/s")
 
 
 def test_a_backend_that_is_not_there_is_refused(study: Study) -> None:

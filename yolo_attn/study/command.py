@@ -12,7 +12,7 @@ from typing import Any
 
 from ..cache import write_text
 from ..errors import StudyError, YoloAttnError
-from . import backends, pool, settings, store, variants
+from . import backends, pool, settings, sources, store, variants
 from . import plan as planning
 
 Say = Callable[[str], object]
@@ -89,6 +89,7 @@ def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record
     machine, versions = _machine(request.running), _versions()
     if old is not None:
         store.check_same(old, versions, found, machine["kind"])
+        sources.check_layers(old)
         if not news:
             return old
     made = variants.make(chosen, found, say)
@@ -97,13 +98,16 @@ def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record
         (folder / "models").mkdir(parents=True, exist_ok=True)
         write_text(folder / variant["model"], variant["text"])
     entries = [{key: variant[key] for key in _KEPT if key in variant} for variant in fresh]
+    own_layers = sources.layers_of(variant["content"] for variant in made)
     if old is not None:
         for one in news:
             say(f"the study {old['name']} is extended by {one}")
-        return {**old, "settings": chosen, "variants": [*old["variants"], *entries], "extended": store.now()}
+        every = [*old["variants"], *entries]
+        return {**old, "settings": chosen, "variants": every, "own_layers": own_layers, "extended": store.now()}
     return {
         "schema": store.SCHEMA, "name": folder.name, "created": store.now(), "command": list(sys.argv),
         "settings": chosen, "variants": entries, "versions": versions, "data": found, "machine": machine,
+        "own_layers": own_layers,
     }  # fmt: skip
 
 
@@ -132,6 +136,7 @@ def _write_starts(folder: Path, record: store.Record, todo: Sequence[store.Pendi
         if not file.is_file():
             base = bases[variant["scale"]]
             pretrained = base.get("pretrained") or record["settings"]["pretrained"]
+            sources.check_weights(folder, variant["scale"], pretrained)
             write_start(folder / base["model"], trial.seed, record["data"]["names"], pretrained, file)
 
 

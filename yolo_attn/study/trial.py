@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import socket
 import traceback
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, StudyError
-from . import pairs, store
+from . import pairs, sources, store
 
 
 def run_trial(folder: str | Path, variant: str, seed: int, device: str, on_node: bool = False) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def _work(root: Path, variant: str, seed: int, device: str, on_node: bool) -> di
     if record is None:
         raise StudyError(f"{root} is no study")
     check_versions(record)
+    sources.check_layers(record)
     if on_node:
         check_data(record)
         if device == "0":
@@ -178,8 +180,7 @@ def training_arguments(settings: Mapping[str, Any], data: str) -> dict[str, Any]
 def command(trial: Any) -> str:
     """Return the command that trains like a trial, with Ultralytics alone and the files of the study."""
     given = {"model": trial.model, "pretrained": trial.start, **trial.arguments, "seed": trial.seed}
-    words = [f"{key}={value}" for key, value in given.items()]
-    return " ".join(["yolo train", *(f'"{word}"' if " " in word else word for word in words)])
+    return shlex.join(["yolo", "train", *(f"{key}={value}" for key, value in given.items())])
 
 
 def hash_of(batches: Mapping[int, str]) -> str:

@@ -89,6 +89,13 @@ def check_checkpoint(key: str, name: str) -> None:
         raise StudyError(f"{key}={name}: there is no such file, and Ultralytics offers none of that name for download")
 
 
+def checkpoint_file(name: str) -> Path:
+    """Return the file of a checkpoint, downloaded if it is one that Ultralytics offers."""
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    return Path(attempt_download_asset(name))
+
+
 def larger_checkpoint(pretrained: str, larger_model: str) -> str | None:
     """Return the checkpoint of a larger scale, named as that of the smaller one; None if there is none.
 
