@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments import decision, evidence, export_table, forms, report, start_study
+from experiments import decision, evidence, export_table, forms, report, start_study, study_table
 from yolo_attn import listing, registry
 from yolo_attn.blocks import HOLDERS
 
@@ -56,6 +56,8 @@ def sections(chinese: bool = False) -> dict[str, str]:
         content = evidence.load(ROOT / "results", task)
         if content is not None:
             parts[task] = table(content)
+    for study in decision.studies(ROOT / "results"):
+        parts[study["task"]] = study_table.found_table(study, chinese)
     benchmark = evidence.load(ROOT / "results", "benchmark")
     if benchmark is not None:
         parts["benchmark-summary"] = summary(benchmark)

@@ -68,7 +68,7 @@ def decision_table(results: Path, chinese: bool) -> str:
         for row in (bench or {"rows": []})["rows"]
         if "latency_ratio" in row.get("pytorch", {})
     }
-    studied = _studies(results)
+    studied = studies(results)
     rows = []
     for layer in registry.TABLE:
         parameters, gflops = cost(layer.name, PLACES["neck"])
@@ -104,6 +104,12 @@ def starts_as_identity(chinese: bool) -> str:
     """Return the layers that change nothing before they are trained, even without a gate."""
     found = [f"`{layer.name}`" for layer in registry.TABLE if is_identity(layer.name)]
     return (" 和 " if chinese else " and ").join(found)
+
+
+def studies(results: Path) -> list[Row]:
+    """Return the newest record of each study, by name."""
+    tasks = {path.stem.rpartition("--")[2] for path in results.glob("*--study-*.json")}
+    return [record for task in sorted(tasks) if (record := evidence.load(results, task))]
 
 
 @functools.cache
@@ -175,11 +181,6 @@ def _exports(record: Row | None, name: str, chinese: bool) -> str:
             states.setdefault(row["column"], set()).add(row["state"])
     same = sum(found == {"same"} for found in states.values())
     return f"{same} / {len(states)}" if chinese else f"{same} of {len(states)}"
-
-
-def _studies(results: Path) -> list[Row]:
-    tasks = {path.stem.rpartition("--")[2] for path in results.glob("*--study-*.json")}
-    return [record for task in sorted(tasks) if (record := evidence.load(results, task))]
 
 
 def _evidence(record: Row, name: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import decision, evidence, folders
+from experiments import decision, folders, study_table
 from yolo_attn import registry
 from yolo_attn.contract.checks import features, open_gates
 from yolo_attn.errors import DataError
@@ -118,7 +118,13 @@ def test_a_bench_and_a_study_are_recorded_and_shown(tmp_path: Path) -> None:
     best = rows["yolov8n-coordatt-neck"]
     assert best["verdict"] == "better" and f"neck {best['mean']:+.1f} [{best['low']:+.1f}, " in found
     assert found.startswith("neu: backbone ") and found.endswith("▲")
-    assert line(table, "CAA")[-1] == "not measured" and evidence.load(tmp_path / "out", "study-neu")
+    assert line(table, "CAA")[-1] == "not measured"
+    shown = study_table.found_table(json.loads(path.read_text()))
+    assert shown.startswith("3 seeds, 30 epochs, ") and "(yolo-attn 0.4.0, " in shown
+    cells = next(row for row in shown.splitlines() if row.startswith("| `yolov8n-coordatt-neck` |")).split(" | ")
+    ends = f"{best['mean']:+.1f} [{best['low']:+.1f}, {best['high']:+.1f}]"
+    assert cells[4:7] == [f"{best['score']:.1f}", ends, "▲"]
+    assert cells[7].startswith(f"{best['vs pointwise']['mean']:+.1f} [{best['vs pointwise']['low']:+.1f}, ")
 
 
 def test_the_script_records_a_folder(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ FAST = {
         "",
         "3 rows inserted, 24 kept, 4 of them with attention inside",
     ),
+    "yolo-attn graft yolov8n.yaml --layer CBAM --at neck --no-gate -o open-yolov8n.yaml": ("", "'gate': False"),
     "yolo-attn check yolov8n-cbam-neck.yaml --strict": ("", "nothing is wrong with its wiring"),
     "yolo-attn doctor": ("", "All is well."),
     "yolo-attn layers": ("", "[-1, 1, CBAM, ["),

@@ -28,7 +28,7 @@ from yolo_attn.coco import shapes
 COCO = ROOT / "docs/coco.md"
 LAYERS = ROOT / "docs/layers.md"
 STUDY = ROOT / "docs/study.md"
-PYTHON = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "python")]
+PYTHON = list(dict.fromkeys(b for page in PAGES for b in blocks(page.read_text(encoding="utf-8"), "python")))
 
 
 def test_every_command_shown_has_a_test() -> None:

@@ -138,7 +138,7 @@ def test_a_layer_is_compared_with_the_pointwise_convolution_made_for_it(tmp_path
 
 
 def test_commands_costs_and_settings_are_short(analysis: Analysis, folder: Path) -> None:
-    made_study.change(folder / "study.json", command=["/home/me/.venv/bin/yolo-attn", "study", "data=my data.yaml"])
+    made_study.change(folder / "study.json", command=["/home/me/yolo_attn/__main__.py", "study", "data=my data.yaml"])
     study = read(folder)
     assert cells.command(analyse(study)) == "yolo-attn study 'data=my data.yaml'"
     settings = dict(cells.facts(analysis))["settings"]

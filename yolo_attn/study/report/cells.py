@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import statistics as means
-from pathlib import PurePath
 from typing import Any
 
 from ...tabular import number
@@ -94,7 +93,7 @@ def command(analysis: Analysis) -> str:
     words = analysis.study.facts.get("command") or []
     if isinstance(words, str):
         return words
-    return shlex.join([PurePath(word).name if i == 0 else str(word) for i, word in enumerate(words)])
+    return shlex.join(["yolo-attn", *map(str, words[1:])])
 
 
 def commands(analysis: Analysis) -> list[str]:
