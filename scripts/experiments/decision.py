@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import evidence
+from experiments.study_table import judged
 from yolo_attn import registry
 from yolo_attn.fast import plain
 from yolo_attn.host.model.surgery import silence
 from yolo_attn.host.study import models
-from yolo_attn.study.report.sentences import SIGNS
 
 Row = Mapping[str, Any]
 Maps = tuple[tuple[int, int], ...]
@@ -188,8 +188,7 @@ def _evidence(record: Row, name: str) -> str:
     found = []
     for row in record["rows"]:
         if row["kind"] == "attention" and row["layer"] == name and row["mean"] is not None:
-            ends = f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["low"] is not None else ""
-            found.append(f"{row['place']} {row['mean']:+.1f}{ends} {SIGNS.get(row['verdict'], '–')}")
+            found.append(f"{row['place']} {judged(row)}")
     return f"{record['task'].removeprefix('study-')}: {', '.join(found)}" if found else ""
 
 

@@ -15,7 +15,7 @@ from yolo_attn.errors import DataError
 from yolo_attn.study.report import analyse, read
 from yolo_attn.study.report.analysis import Analysis
 from yolo_attn.study.report.cells import command as study_command
-from yolo_attn.study.report.reading import PLAIN, POINTWISE
+from yolo_attn.study.report.reading import LARGER, PLAIN, POINTWISE
 from yolo_attn.study.statistics import EFFECT
 
 Record = dict[str, Any]
@@ -47,15 +47,12 @@ def _bench(content: Mapping[str, Any]) -> Record:
 
 
 def _study(analysis: Analysis) -> Record:
-    facts, scores = analysis.study.facts, {}
-    for c in analysis.main(PLAIN):
-        pair = {key: value for key, value in asdict(c.pair).items() if key in ("mean", "low", "high", "seeds", "p")}
-        scores[c.variant] = {**pair, "q": c.q, "verdict": c.verdict, "seeds_needed": c.seeds_needed}
-    controls = {c.variant: asdict(c.pair) for c in analysis.main(POINTWISE)}
+    facts = analysis.study.facts
+    plain, pointwise, larger = (_compared(analysis, kind) for kind in (PLAIN, POINTWISE, LARGER))
     rows = [
         {
-            **asdict(variant), "score": analysis.mean(variant.name), "mean": None,
-            **scores.get(variant.name, {}), "vs pointwise": controls.get(variant.name),
+            **asdict(variant), "score": analysis.mean(variant.name), "mean": None, **plain.get(variant.name, {}),
+            "vs pointwise": pointwise.get(variant.name), "vs larger": larger.get(variant.name),
         }
         for variant in analysis.study.variants
     ]  # fmt: skip
@@ -64,6 +61,15 @@ def _study(analysis: Analysis) -> Record:
     settings = {**facts["settings"], "data": facts["data"]["images"], "metric": analysis.primary}
     command = " ".join(_named(word) for word in study_command(analysis).split())
     return _record(f"study-{analysis.study.name}", command, facts["versions"], machine, settings, rows)
+
+
+def _compared(analysis: Analysis, kind: str) -> dict[str, Record]:
+    """Return what each variant's difference from the reference of a kind is, by the variant's name."""
+    found = {}
+    for c in analysis.main(kind):
+        pair = {key: value for key, value in asdict(c.pair).items() if key in ("mean", "low", "high", "seeds", "p")}
+        found[c.variant] = {**pair, "q": c.q, "verdict": c.verdict, "seeds_needed": c.seeds_needed}
+    return found
 
 
 def _record(

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 
+from experiments.study_table import difference
 from yolo_attn import registry, tabular
 from yolo_attn.cache import write_text
 from yolo_attn.graft import graft, to_yaml
 from yolo_attn.host.model import yamls
 from yolo_attn.layers.gated import Gated
 from yolo_attn.study import statistics
-from yolo_attn.study.report.sentences import signed
 
 METRIC = "metrics/mAP50-95(B)"
 # Gain of the gate, whether it has one value a channel, how many times the learning rate of the rest it has.
@@ -280,7 +280,7 @@ def start_table(content: Mapping[str, Any]) -> str:
     starts = [start for start in STARTS if any(start == key[2] for key in rows)]
     ends = [
         [layer, place, f"{rows[layer, place, 'paper']['maps'][0]:.1f}"]
-        + [_interval(rows[layer, place, start]) for start in starts]
+        + [difference(*(rows[layer, place, start][key] for key in ("difference", "low", "high"))) for start in starts]
         for layer, place in places
     ]
     gates = []
@@ -308,8 +308,3 @@ def start_table(content: Mapping[str, Any]) -> str:
 def _title(start: str) -> str:
     titles = {"paper": "paper's start", "own rate": "20 times the rate", "per channel": "gain 8 per channel"}
     return titles.get(start, start)
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    ends = "" if row["low"] is None else f" [{signed(row['low'], 1)}, {signed(row['high'], 1)}]"
-    return f"{signed(row['difference'], 1)}{ends}"

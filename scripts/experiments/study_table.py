@@ -11,7 +11,7 @@ from yolo_attn.study.report.sentences import NONE, SIGNS, signed
 Row = Mapping[str, Any]
 HEADS = (
     ("variant", "变体"), ("parameters", "参数量"), ("GFLOPs", "GFLOPs"), ("latency", "延迟"), ("mAP50-95", "mAP50-95"),
-    ("minus plain", "与基线之差"), ("", ""), ("minus pointwise", "与 pointwise 之差"),
+    ("minus plain", "与基线之差"), ("minus pointwise", "与 pointwise 之差"), ("minus larger scale", "与大一号之差"),
 )  # fmt: skip
 
 
@@ -21,12 +21,11 @@ def found_table(content: Row, chinese: bool = False) -> str:
         [
             f"`{row['name']}`", f"{row['parameters']:,}", f"{row['gflops']:.3f}",
             f"{row['latency_ratio']['median']:.2f}" if row.get("latency_ratio") else NONE, f"{row['score']:.1f}",
-            _difference(row), SIGNS.get(row.get("verdict"), NONE) if row["mean"] is not None else "",
-            _difference(row["vs pointwise"] or {}),
+            judged(row), judged(row["vs pointwise"]), judged(row["vs larger"]),
         ]
         for row in content["rows"]
     ]  # fmt: skip
-    table = tabular.markdown_table([head[chinese] for head in HEADS], cells, [0 < i != 6 for i in range(len(HEADS))])
+    table = tabular.markdown_table([head[chinese] for head in HEADS], cells, [0 < i < 5 for i in range(len(HEADS))])
     settings, machine, versions = content["settings"], content["machine"], content["versions"]
     train, val = (f"{settings['data'][split]:,}" for split in ("train", "val"))
     seeds, epochs, size = len(settings["seeds"]), settings["epochs"], settings["imgsz"]
@@ -38,8 +37,13 @@ def found_table(content: Row, chinese: bool = False) -> str:
     return f"{said} ({made_with}; {machine['processor']}).\n\n{table}".rstrip()
 
 
-def _difference(values: Row) -> str:
-    if values.get("mean") is None:
+def difference(mean: float, low: float | None, high: float | None) -> str:
+    """Return ``+0.4 [-0.3, +1.1]``, or the mean alone where there is no interval."""
+    return signed(mean, 1) + (f" [{signed(low, 1)}, {signed(high, 1)}]" if low is not None and high is not None else "")
+
+
+def judged(values: Row | None) -> str:
+    """Return a difference after the sign of its verdict, or nothing where nothing was compared."""
+    if not values or values.get("mean") is None:
         return ""
-    ends = "" if values.get("low") is None else f" [{signed(values['low'], 1)}, {signed(values['high'], 1)}]"
-    return f"{signed(values['mean'], 1)}{ends}"
+    return f"{SIGNS.get(values['verdict'], NONE)} {difference(values['mean'], values['low'], values['high'])}"

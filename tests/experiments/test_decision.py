@@ -116,15 +116,16 @@ def test_a_bench_and_a_study_are_recorded_and_shown(tmp_path: Path) -> None:
     found = line(table, "CoordAtt")[-1]
     rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
     best = rows["yolov8n-coordatt-neck"]
-    assert best["verdict"] == "better" and f"neck {best['mean']:+.1f} [{best['low']:+.1f}, " in found
-    assert found.startswith("neu: backbone ") and found.endswith("▲")
+    ends = f"▲ {best['mean']:+.1f} [{best['low']:+.1f}, {best['high']:+.1f}]"
+    assert best["verdict"] == "better" and found.startswith("neu: backbone ") and found.endswith(f", neck {ends}")
     assert line(table, "CAA")[-1] == "not measured"
     shown = study_table.found_table(json.loads(path.read_text()))
     assert shown.startswith("3 seeds, 30 epochs, ") and "(yolo-attn 0.4.0, " in shown
     cells = next(row for row in shown.splitlines() if row.startswith("| `yolov8n-coordatt-neck` |")).split(" | ")
-    ends = f"{best['mean']:+.1f} [{best['low']:+.1f}, {best['high']:+.1f}]"
-    assert cells[4:7] == [f"{best['score']:.1f}", ends, "▲"]
-    assert cells[7].startswith(f"{best['vs pointwise']['mean']:+.1f} [{best['vs pointwise']['low']:+.1f}, ")
+    assert cells[4:6] == [f"{best['score']:.1f}", ends]
+    for cell, other in zip(cells[6:], ("vs pointwise", "vs larger"), strict=True):
+        pair = best[other]
+        assert f" {pair['mean']:+.1f} [{pair['low']:+.1f}, {pair['high']:+.1f}]" in cell
 
 
 def test_the_script_records_a_folder(tmp_path: Path) -> None:
