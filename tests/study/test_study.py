@@ -87,7 +87,8 @@ def test_trials_run_seed_by_seed_and_once(study: Study) -> None:
     said = study()
     assert RAN == [("yolov8n", 0), ("yolov8n-se-neck", 0), ("yolov8n", 1), ("yolov8n-se-neck", 1)]
     assert "finished yolov8n-se-neck seed 1 (4 of 4): mAP50-95 0.4000, mAP50 0.7000, 5 s" in said
-    assert any(line.startswith("finished yolov8n seed 0 (1 of 4)") and "left" in line for line in said)
+    # 3 trials of 7 s as planned; the first took 5 s.
+    assert "finished yolov8n seed 0 (1 of 4): mAP50-95 0.4000, mAP50 0.7000, 5 s; about 15 s left" in said
     RAN.clear()
     study(first="runs/study/s")
     study()
@@ -120,7 +121,7 @@ def test_what_was_measured_is_not_measured_again(study: Study) -> None:
 def test_a_failure_is_kept_and_tried_again_only_when_asked(study: Study) -> None:
     OUTCOMES[("yolov8n", 0)] = "failed"
     said = study(status=1)
-    assert "failed   yolov8n seed 0 (1 of 4): it broke; about 21 s left" in said or any("it broke" in x for x in said)
+    assert "failed   yolov8n seed 0 (1 of 4): it broke; about 21 s left" in said
     assert len(RAN) == 4 and any("--retry" in line for line in said)
     RAN.clear()
     study(status=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,8 +151,7 @@ def _train(
     """Run trials, with a line for each that begins or ends."""
     total = len(store.trials(record))
     left = list(todo)
-    expected = planning.left_seconds(plan, todo, running["workers"])
-    begun = time.time()
+    took: list[tuple[float, float]] = []  # seconds of each finished trial, whole, and as planned
 
     def label(trial: store.Pending) -> str:
         return f"{trial.variant} seed {trial.seed}"
@@ -165,8 +163,12 @@ def _train(
         left.remove(trial)
         number = f"{total - len(left)} of {total}"
         remaining = planning.left_seconds(plan, left, running["workers"])
-        if remaining and expected and expected > remaining:  # as fast as it has been so far
-            remaining *= (time.time() - begun) / (expected - remaining)
+        planned = plan["variants"][trial.variant]["seconds"]
+        if found is not None and found["state"] == "finished" and planned:
+            took.append((found["seconds"], planned))
+        if remaining and took:  # as fast as they have been so far
+            real, expected = map(sum, zip(*took, strict=True))
+            remaining *= real / expected
         rest = f"; about {planning.duration(remaining)} left" if left else ""
         if found is None:
             say(f"killed   {label(trial)} ({number}): the same command goes on with it{rest}")
