@@ -15,7 +15,7 @@ from yolo_attn.errors import DataError
 from yolo_attn.study.report import analyse, read
 from yolo_attn.study.report.analysis import Analysis
 from yolo_attn.study.report.cells import command as study_command
-from yolo_attn.study.report.reading import LARGER, PLAIN, POINTWISE
+from yolo_attn.study.report.reading import LARGER, OVERALL, PLAIN, POINTWISE
 from yolo_attn.study.statistics import EFFECT
 
 Record = dict[str, Any]
@@ -51,7 +51,8 @@ def _study(analysis: Analysis) -> Record:
     plain, pointwise, larger = (_compared(analysis, kind) for kind in (PLAIN, POINTWISE, LARGER))
     rows = [
         {
-            **asdict(variant), "score": analysis.mean(variant.name), "mean": None, **plain.get(variant.name, {}),
+            **asdict(variant), "score": analysis.mean(variant.name), "scores": _scores(analysis, variant.name),
+            "mean": None, **plain.get(variant.name, {}),
             "vs pointwise": pointwise.get(variant.name), "vs larger": larger.get(variant.name),
         }
         for variant in analysis.study.variants
@@ -61,6 +62,11 @@ def _study(analysis: Analysis) -> Record:
     settings = {**facts["settings"], "data": facts["data"]["images"], "metric": analysis.primary}
     command = " ".join(_named(word) for word in study_command(analysis).split())
     return _record(f"study-{analysis.study.name}", command, facts["versions"], machine, settings, rows)
+
+
+def _scores(analysis: Analysis, variant: str) -> Record:
+    """Return the score of each seed by each metric over all objects, in mAP points."""
+    return {metric: found for metric in OVERALL if (found := analysis.scores(variant, metric))}
 
 
 def _compared(analysis: Analysis, kind: str) -> dict[str, Record]:
