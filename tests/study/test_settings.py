@@ -49,6 +49,29 @@ def test_a_folder_says_only_what_is_asked_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "workers", "backend", "address"),
+    [
+        ([], 3, "ray", "head:6379"),
+        (["workers=2"], 2, "ray", "head:6379"),
+        (["backend=local"], 1, "local", None),
+        (["device=cpu", "workers=4"], 4, "ray", "head:6379"),
+    ],
+)
+def test_a_folder_is_run_as_it_was_last(
+    tmp_path: Path, words: list[str], workers: int, backend: str, address: str | None
+) -> None:
+    last = {"workers": 3, "device": "cpu", "backend": "ray", "ray_address": "head:6379"}
+    (tmp_path / "study.json").write_text(json.dumps({"running": last}))
+    running = settings.read([str(tmp_path), *words]).running
+    assert (running["workers"], running["backend"], running.get("ray_address")) == (workers, backend, address)
+
+
+def test_other_devices_are_another_number_of_workers(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({"running": {"workers": 3, "device": None}}))
+    assert settings.read([str(tmp_path), "device=cpu"]).running["workers"] == 1
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [
         ("cbam", [("CBAM", "cbam", [])]),

@@ -92,7 +92,7 @@ def test_trials_run_seed_by_seed_and_once(study: Study) -> None:
     RAN.clear()
     study(first="runs/study/s")
     study()
-    assert RAN == []
+    assert RAN == [] and record()["running"] == {"workers": 1, "device": "cpu", "backend": "local"}
     assert sorted(path.name for path in Path("runs/study/s/init").iterdir()) == ["n-seed0.pt", "n-seed1.pt"]
     kept = record()
     assert kept["schema"] == 1 and kept["settings"]["layers"] == [{"layer": "SE", "slug": "se", "args": []}]

@@ -53,7 +53,8 @@ def run(words: Sequence[str], dry_run: bool = False, retry: bool = False, say: S
             if dry_run:
                 say(f"This is the plan; nothing is trained. The same command without --dry-run begins it in {folder}")
                 return 0
-            store.write_json(folder / settings.RECORD, record)
+            running = {key: request.running[key] for key in settings.REMEMBERED if key in request.running}
+            store.write_json(folder / settings.RECORD, {**record, "running": running})
             _write_starts(folder, record, todo)
             _train(backend, folder, record, request.running, plan, todo, say)
         return _conclude(folder, record, request.running, say)

@@ -25,7 +25,8 @@ KEYS: dict[str, Any] = {
     "ray_address": "10.0.0.1:6379", "name": "neu", "project": PROJECT,
 }  # fmt: skip
 # How the trials are run and where they are kept: it changes no number, and may change from one command to the next.
-RUNNING = ("workers", "device", "backend", "ray_address", "name", "project")
+REMEMBERED = ("workers", "device", "backend", "ray_address")
+RUNNING = (*REMEMBERED, "name", "project")
 CHECKPOINTS = ("pretrained", "larger_pretrained")
 # Lists that a study may get more of.
 GROWING = ("layers", "at", "seeds", "models", "controls")
@@ -79,6 +80,7 @@ def read(words: Sequence[str]) -> Request:
         path = Path(first)
         if (path / RECORD).is_file():
             folder = path
+            given = {**_remembered(path, given), **given}
         elif path.is_file() and path.suffix in (".yaml", ".yml"):
             given = {**_read_yaml(path), **given}
         else:
@@ -121,6 +123,18 @@ def read(words: Sequence[str]) -> Request:
         )
     asked = {key: value for key, value in given.items() if key not in RUNNING}
     return Request(_resolve(asked, is_new=not (folder / RECORD).is_file()), running, folder)
+
+
+def _remembered(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the trials of a study were run last, but for what a command says otherwise."""
+    if "backend" in given:
+        return {}
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["running"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    # As many at once as there were devices: with other devices that is another number.
+    return {key: value for key, value in found.items() if key != "workers" or "device" not in given}
 
 
 def _resolve(given: Mapping[str, Any], is_new: bool) -> dict[str, Any]:
