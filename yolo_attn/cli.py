@@ -19,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for add in (_add_first_steps, _add_models, _add_checkpoints, _add_evidence):
         add(verbs)
-    arguments = parser.parse_args(argv)
+    arguments, more = parser.parse_known_args(argv)
+    if more:  # words behind a flag: study data=my.yaml --dry-run layers=cbam
+        if "words" not in arguments or any(word.startswith("-") for word in more):
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        arguments.words += more
     try:
         return arguments.call(arguments)
     except (YoloAttnError, OSError) as error:

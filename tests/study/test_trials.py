@@ -166,6 +166,18 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
+def test_a_flag_may_stand_between_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from yolo_attn import cli, verb
+
+    monkeypatch.setattr(verb, "study", lambda given: print(given.words, given.dry_run) or 0)
+    assert cli.main(["study", "data=my.yaml", "--dry-run", "layers=se", "epochs=1"]) == 0
+    assert capsys.readouterr().out == "['data=my.yaml', 'layers=se', 'epochs=1'] True\n"
+    for words in (["study", "data=my.yaml", "--dryrun"], ["doctor", "layers=se"]):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+        assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_study_killed_three_times_ends_with_the_numbers_of_one_that_was_not(tmp_path: Path) -> None:
     data = tiny_study.write_data(tmp_path / "data")
