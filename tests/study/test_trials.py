@@ -184,7 +184,10 @@ def test_a_study_killed_three_times_ends_with_the_numbers_of_one_that_was_not(tm
     program = [str(Path(sys.executable).with_name("yolo-attn")), "study", f"data={data}", *STUDY]
 
     def start(name: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*program, f"name={name}"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(
+            [*program, f"name={name}"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+        )  # fmt: skip
 
     assert start("whole").wait() == 0
     place = tmp_path / "runs/study/broken/trials"
