@@ -24,7 +24,7 @@ KEYS: dict[str, Any] = {
     "pointwise": "most", "models": "own.yaml", "workers": 1, "loader_workers": 8, "device": "0,1", "backend": "local",
     "ray_address": "10.0.0.1:6379", "name": "neu", "project": PROJECT,
 }  # fmt: skip
-# How the trials are run and where they are kept: it changes no number, and may change from one command to the next.
+# How the trials are run: it changes no number, and may change from one command to the next.
 REMEMBERED = ("workers", "device", "backend", "ray_address")
 RUNNING = (*REMEMBERED, "name", "project")
 CHECKPOINTS = ("pretrained", "larger_pretrained")

@@ -1,4 +1,4 @@
-"""What a study's own layers and pretrained weights are made of: trials of later must not have others."""
+"""What a study's own layers and pretrained weights are made of, and the check that it stays so."""
 
 from __future__ import annotations
 
