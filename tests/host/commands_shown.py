@@ -71,6 +71,10 @@ SLOW = {
     ),
     "yolo-attn study data=bccd.yaml model=yolov8n layers=se,cbam,coordatt,caa,biformer,ema,ela at=backbone,neck"
     " seeds=10 epochs=200 imgsz=640 device=0,1,2,3": (f"{STUDY} --dry-run", "This is the plan; nothing is trained."),
+    "yolo-attn study data=neu.yaml model=yolov8n layers=se,cbam,coordatt,caa,biformer,ema,ela at=backbone,neck seeds=3"
+    " epochs=25 imgsz=96 batch=16 nbs=16 loader_workers=0 workers=2 cache=ram": (
+        f"{STUDY} --dry-run", "This is the plan; nothing is trained."
+    ),
     "yolo-attn study my-study.yaml": (f"{STUDY} --dry-run", "yolov8n-se-backbone"),
     "yolo-attn runs runs --csv runs.csv --markdown runs.md --latex runs.tex": ("", "detect/train"),
     "yolo train cfg=runs/detect/train/args.yaml save_dir=again": (TINY, "Results saved to"),

@@ -184,7 +184,7 @@ def _write_data(folder: Path) -> None:
         image["file_name"] = f"val{number}.png"
     (folder / "b.json").write_text(json.dumps(validation))
     (description,) = blocks(COCO.read_text(encoding="utf-8"), "yaml")
-    for name in ("my", "your", "bccd", "coco8", "coco8-seg"):
+    for name in ("my", "your", "bccd", "neu", "coco8", "coco8-seg"):
         (folder / f"{name}.yaml").write_text(description.replace("/data/mine", str(data)))
     oriented = {
         "path": str(folder / "dota"),
