@@ -162,6 +162,7 @@ def test_a_study_may_grow(study: Study) -> None:
         ("yolov8n-cbam-neck", 2),
     ]  # fmt: skip
     assert record()["settings"]["seeds"] == [0, 1, 2]
+    assert record()["extensions"] == [sys.argv]
 
 
 def test_the_control_stays_what_it_was_when_a_study_grows(study: Study) -> None:

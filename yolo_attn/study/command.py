@@ -103,7 +103,10 @@ def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record
         for one in news:
             say(f"the study {old['name']} is extended by {one}")
         every = [*old["variants"], *entries]
-        return {**old, "settings": chosen, "variants": every, "own_layers": own_layers, "extended": store.now()}
+        return {
+            **old, "settings": chosen, "variants": every, "own_layers": own_layers, "extended": store.now(),
+            "extensions": [*old.get("extensions", []), list(sys.argv)],
+        }  # fmt: skip
     return {
         "schema": store.SCHEMA, "name": folder.name, "created": store.now(), "command": list(sys.argv),
         "settings": chosen, "variants": entries, "versions": versions, "data": found, "machine": machine,
