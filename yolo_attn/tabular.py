@@ -106,7 +106,7 @@ def number(value: float | None, digits: int) -> str:
 
 def natural(name: str) -> list[Any]:
     """Return a key by which ``train10`` comes after ``train9``."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def cut(cell: str, size: int, keep_end: bool = False) -> str:

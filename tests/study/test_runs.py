@@ -43,6 +43,10 @@ def refuse(line: str) -> None:
     raise AssertionError(line)
 
 
+def test_a_digit_that_is_no_number_is_a_letter() -> None:
+    assert sorted(["x²10", "x²9", "²"], key=tabular.natural) == ["x²9", "x²10", "²"]
+
+
 def test_runs_are_found_below_the_folder_in_natural_order(tmp_path: Path) -> None:
     for name in ("train10", "train9", "detect/train2", ".trash/x", "train9/weights", "1/2/3/4/5/6", "1/2/3/4/5/6/7"):
         save(tmp_path / name)

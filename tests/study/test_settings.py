@@ -153,6 +153,10 @@ def test_what_is_missing_is_said(words: list[str], message: str) -> None:
         settings.read(words)
 
 
+def test_a_digit_that_is_no_number_is_a_word() -> None:
+    assert settings._listed("²,3") == ["²", 3]
+
+
 def test_files_are_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("own.yaml", "base.pt", "data.yaml"):

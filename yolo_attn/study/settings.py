@@ -271,7 +271,7 @@ def _listed(value: Any) -> list[Any]:
             raise StudyError(f"{value!r} is no YAML: {error}") from error
     if isinstance(value, str):
         words = [word.strip() for word in value.split(",") if word.strip()]
-        return [int(word) if word.isdigit() else word for word in words]
+        return [int(word) if word.isdecimal() else word for word in words]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
