@@ -95,6 +95,37 @@ def test_each_trial_has_a_device_and_a_process(tmp_path: Path, monkeypatch: pyte
     assert failed and failed["state"] == "failed" and "ended with 1" in failed["error"]
 
 
+def test_a_process_that_begins_while_all_are_ended_is_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Child:
+        def __init__(self) -> None:
+            self.ended = threading.Event()
+
+        def kill(self) -> None:
+            self.ended.set()
+
+    ended: list[bool] = []
+    begun = threading.Event()
+
+    def run_child(words: Any, log: Path, threads: int, children: set[Any]) -> int:
+        if words[2] == "a":
+            assert begun.wait(5)
+            raise KeyboardInterrupt
+        begun.set()
+        time.sleep(0.5)
+        child = Child()
+        children.add(child)
+        ended.append(child.ended.wait(5))
+        return -9
+
+    monkeypatch.setattr(pool, "run_child", run_child)
+    todo = [store.Pending(0, n, name) for n, name in enumerate("ab")]
+    with pytest.raises(KeyboardInterrupt):
+        pool.run_local(tmp_path, todo, {"workers": 2, "devices": ["cpu"]}, lambda _: None, lambda *_: None)
+    assert ended == [True]
+
+
 @pytest.mark.parametrize(
     ("changes", "other", "message"),
     [
