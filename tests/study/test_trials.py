@@ -16,9 +16,11 @@ from typing import Any
 import psutil
 import pytest
 import tiny_study
+import torch
 
 from yolo_attn.errors import StudyError
-from yolo_attn.study import pool, store, trial
+from yolo_attn.study import __main__ as process
+from yolo_attn.study import plan, pool, store, trial
 
 STUDY = [
     "model=yolov8n", "layers=se", "at=neck", "seeds=1", "epochs=4", "imgsz=32", "batch=4", "controls=none",
@@ -70,6 +72,34 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [pool.threads(workers) for workers in (1, 3, 8, 20)] == [8, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert [pool.threads(workers) for workers in (1, 3)] == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("shown", "device", "seen", "begins"),
+    [
+        ("2,GPU-5", "0", "2", ["GPU", "0"]), ("2, GPU-5", "1", "GPU-5", ["GPU", "0"]), (None, "3", "3", ["GPU", "0"]),
+        ("2", "1", "2", ["1"]), ("", "0", "", ["0"]), ("2", "cpu", "2", ["cpu"]), (None, "mps", None, ["mps"]),
+    ],
+)  # fmt: skip
+def test_a_process_sees_one_gpu_of_those_that_the_user_shows(
+    monkeypatch: pytest.MonkeyPatch, shown: str | None, device: str, seen: str | None, begins: list[str]
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown or "")
+    if shown is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: begun.append("GPU"))
+    monkeypatch.setattr(process, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(trial, "run_trial", lambda *given: begun.append(given[3]) or {"state": "finished"})
+    monkeypatch.setattr(plan, "measure_variant", lambda *given: begun.append(given[2]))
+    for words in (["trial", "folder", "se", "0", device], ["measure", "folder", "se", device]):
+        begun.clear()
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if shown is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = shown
+        assert process.main(words) == 0
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen and begun == begins
 
 
 def test_each_trial_has_a_device_and_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
