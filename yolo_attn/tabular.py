@@ -15,6 +15,7 @@ from .errors import DataError
 
 GAP = "  "
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 _LATEX |= {c: f"\\{c}" for c in "&%$#_{}"}
 _LEAST = 8  # width of a column of words that is not cut further
 

@@ -132,7 +132,9 @@ def test_special_and_chinese_names_are_shown_as_they_stand(
     html = Page(text(folder, "report.html"))
     assert NASTY.replace("\\", "") in html.words and "夹杂 & <b>" in html.words
     assert html.tags.isdisjoint({"i", "b"}) and html.text.count("<script") == 1
-    assert r"a\_b\&50\%\{c\}\#\$\textasciicircum{}\textasciitilde{}|<i>`*" in text(folder, "report.tex")
+    assert r"a\_b\&50\%\{c\}\#\$\textasciicircum{}\textasciitilde{}\textbar{}\textless{}i\textgreater{}`*" in text(
+        folder, "report.tex"
+    )
     assert r"a_b&50%{c}#$^~\|\<i>\`\*" in text(folder)
     assert r"\label{tab:study}" in text(folder, "report.tex")
 

@@ -210,17 +210,20 @@ def test_trials_of_a_lost_study_are_not_taken_over(study: Study) -> None:
         study("epochs=4")
 
 
-def test_a_cost_that_cannot_be_measured_keeps_no_report_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), AttributeError("no such part")])
+def test_a_cost_that_cannot_be_measured_keeps_no_report_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     from yolo_attn.bench import cost
 
     def break_down(*_: Any) -> None:
-        raise RuntimeError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(cost, "measure", break_down)
     said: list[str] = []
     kept = {"variants": [{"name": "yolov8n", "model": "m.yaml"}], "settings": {"imgsz": 32}, "data": {"names": ["a"]}}
     MEASURE_COST(tmp_path, kept, {"devices": ["cpu"]}, said.append)
-    assert said == ["cost was not measured: CUDA out of memory"] and not (tmp_path / "cost.json").exists()
+    assert said == [f"cost was not measured: {error}"] and not (tmp_path / "cost.json").exists()
 
 
 @pytest.mark.parametrize("name", ["yolo-attn", "ultralytics", "torch"])

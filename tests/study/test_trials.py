@@ -53,14 +53,17 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "python"
     script.write_text(
         f"#!{sys.executable}\nimport os, time\nfrom yolo_attn.study.__main__ import _die_with_parent\n"
-        "_die_with_parent()\nprint(os.getpid(), os.environ['OMP_NUM_THREADS'], flush=True)\ntime.sleep(300)\n"
+        "_die_with_parent()\nprint(os.getpid(), os.environ['OMP_NUM_THREADS'], '裂纹', flush=True)\ntime.sleep(300)\n"
     )
     script.chmod(0o755)
     log = tmp_path / "log.txt"
-    parent = subprocess.Popen([sys.executable, "-c", code, str(script), str(log)])
-    wait_for(lambda: log.is_file() and log.read_text().endswith("\n"))
-    pid, threads = map(int, log.read_text().split())
-    assert psutil.pid_exists(pid) and threads == 1
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(script), str(log)], env=os.environ | {"PYTHONIOENCODING": "latin-1"}
+    )
+    wait_for(lambda: log.is_file() and log.read_text(encoding="utf-8").endswith("\n"))
+    *numbers, word = log.read_text(encoding="utf-8").split()
+    pid, threads = map(int, numbers)
+    assert psutil.pid_exists(pid) and threads == 1 and word == "裂纹"
     parent.kill()
     parent.wait()
     wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 20)

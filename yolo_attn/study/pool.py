@@ -92,7 +92,10 @@ def run_child(
         children: Holds the process while it runs.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "YOLO_ATTN_FP16_CHECK": "0", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": str(threads), "YOLO_ATTN_FP16_CHECK": "0", "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }  # fmt: skip
     with log.open("ab") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", "yolo_attn.study", *words],

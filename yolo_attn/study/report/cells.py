@@ -13,8 +13,6 @@ from .analysis import Analysis, Comparison
 from .phrases import say
 from .reading import ATTENTION, LARGER, OVERALL, OWN, PLAIN, POINTWISE, SIZES, Variant
 
-Table = tuple[list[str], list[list[str]]]
-
 
 def overall(analysis: Analysis) -> list[str]:
     """Return the metrics over all objects that were measured."""
