@@ -149,7 +149,8 @@ def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     lines = runs.markdown(found).splitlines()
     assert len(lines) == 5 and r" a\|b_c " in lines[2] and lines[1].count("---:") == 5
     tex = runs.latex(found)
-    assert r"a\textbar{}b\_c" in tex and tex.count(r"\\") == 4 and r"\toprule" in tex and r"\begin{tabular}{llllrrrrrl}" in tex
+    assert r"a\textbar{}b\_c" in tex and tex.count(r"\\") == 4
+    assert r"\toprule" in tex and r"\begin{tabular}{llllrrrrrl}" in tex
     escaped = r"50\% \{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}"
     assert tabular.escape_latex("50% {a}&#$^~\\") == escaped
 

@@ -121,6 +121,7 @@ def test_wrong_seeds_are_quoted(value: Any) -> None:
         ("seed=3", "a study has seeds="),
         ("resume=True", "goes on with a study by itself"),
         ("val=False", "needs the validation"),
+        ("split=test", "judged by the validation split"),
         ("workers=0", "loader_workers="),
         ("workers=two", "workers"),
         ("controls=pointwyse", "did you mean 'pointwise'"),

@@ -40,6 +40,7 @@ REFUSED = {
     "mode": "a study trains and validates",
     "save": "a study needs the checkpoints",
     "val": "a study needs the validation",
+    "split": "trials are judged by the validation split",
     "deterministic": "a study is deterministic",
     "cfg": "write its keys into the study's YAML",
     "trainer": "a study has its own",
