@@ -15,6 +15,7 @@ from .errors import DataError
 
 GAP = "  "
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 _LATEX |= {c: f"\\{c}" for c in "&%$#_{}"}
 _LEAST = 8  # width of a column of words that is not cut further
 
@@ -106,7 +107,7 @@ def number(value: float | None, digits: int) -> str:
 
 def natural(name: str) -> list[Any]:
     """Return a key by which ``train10`` comes after ``train9``."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def cut(cell: str, size: int, keep_end: bool = False) -> str:

@@ -290,3 +290,10 @@ def test_a_narrow_table_leaves_out_what_matters_least(width: int, gone: set[str]
     assert not any(head in lines[0] for head in gone)
     assert ("quartiles" in lines[0]) == (width == 200)
     assert all("1.20" in line and "+10" in line for line in lines[2:8])
+
+
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path) -> None:
+    rows = [row | timed(1.5) | {"model": r"m$\foo$"} for row in ROWS]
+    about = {"imgsz": 64, "batch": 1, "training_batch": 2, "threads": 1, "clock": "wall"}
+    picture.plot(rows, {**about, "device": "cpu", "processor": "AMD"}, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").is_file()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,23 @@ def test_every_model_is_timed_with_the_plain_one_in_every_runtime() -> None:
         assert row["pytorch"]["latency"]["median"] > 0.02
     assert rows["plain"]["pytorch"]["rounds"] == 2 * cost.LEAST, "of both groups"
     assert rows["plain"]["pytorch"]["latency_ratio"] == {"median": 1, "q1": 1, "q3": 1}
+
+
+def test_a_group_is_gone_before_the_next_is_made() -> None:
+    class Model:
+        pass
+
+    alive: dict[str, weakref.ref[Model]] = {}
+    seen: list[list[str]] = []
+
+    def make(config: dict[str, Any]) -> cost.Ready:
+        seen.append([name for name, model in alive.items() if model()])
+        model = Model()
+        alive[config["name"]] = weakref.ref(model)
+        return {}, {"pytorch": lambda _, model=model: time.sleep(0.001)}
+
+    list(cost.compare(models("plain"), [models("a"), models("b")], make, replace(PLAN, rounds=1)))
+    assert seen == [[], ["plain"], ["plain"]]
 
 
 def test_a_model_that_cannot_be_built_says_why_and_ends_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,12 @@ def test_all_that_is_said_is_in_the_figure(tmp_path: Path, figures: list[Figure]
     for one_of_them in axes:  # nothing reaches beyond the figure
         x0, y0, x1, y1 = one_of_them.get_position().extents
         assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+
+
+def test_dollars_are_no_formula(tmp_path: Path) -> None:
+    scene = replace(SCENE, detections=(Detection(r"$\foo$", 0.5, BOX),), lines=("best.pt on 5$_6$.png",))
+    drawing.draw(scene, [one(Bars("gate", "$_$", np.ones((1, 4))))], tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_no_panel_covers_another(tmp_path: Path, figures: list[Figure]) -> None:

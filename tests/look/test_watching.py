@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -210,6 +211,17 @@ def test_a_layer_of_ones_own(in_place: bool) -> None:
     (panel,) = reading.panels
     assert panel.title == "channel gate"
     np.testing.assert_allclose(x[0].numpy() * panel.values[0][:, None, None], module(x.clone())[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scale", [lambda x: torch.mul(x, other=0.5), lambda x: x * np.float32(0.5)], ids=["named", "numpy"]
+)
+def test_a_number_may_be_multiplied_in_any_form(scale: Callable[[Tensor], Tensor]) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return scale(x)
+
+    assert look_at(Scaled(), features(1, WIDTH, *SIZE)).change == pytest.approx(0.5)
 
 
 class Halves(nn.Module):

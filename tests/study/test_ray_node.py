@@ -1,4 +1,4 @@
-"""A trial on a node: alone in its folder, with the study's versions, data and GPU, or a failure that says which."""
+"""A trial on a node: alone in its folder, with the study's versions and data, or a failure that says which."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import tiny_study
-import torch
 from test_trials import ENDED, wait_for
 
 from yolo_attn.errors import StudyError
@@ -57,22 +56,6 @@ def test_a_node_without_the_data_or_with_others_fails_its_trial(
     store.write_json(tmp_path / "study.json", {"schema": 1, **record})
     assert "is no study" not in str(trial.run_trial(tmp_path, "se", 0, "cpu")["error"])
     assert "has no" in trial.run_trial(tmp_path, "se", 0, "cpu", on_node=True)["error"]
-
-
-@pytest.mark.parametrize(
-    ("on_node", "device", "is_taken"), [(True, "0", True), (True, "cpu", False), (False, "0", False)]
-)
-def test_the_gpu_of_a_cluster_is_taken_before_the_host_can_choose_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_node: bool, device: str, is_taken: bool
-) -> None:
-    begun: list[str] = []
-    monkeypatch.setattr(torch.cuda, "init", lambda: begun.append("GPU"))
-    monkeypatch.setattr(trial, "check_versions", lambda _: None)
-    monkeypatch.setattr(trial, "check_data", lambda _: None)
-    monkeypatch.setattr(trial, "describe", lambda *_: begun.append("trial"))
-    store.write_json(tmp_path / "study.json", {"schema": 1})
-    trial.run_trial(tmp_path, "se", 0, device, on_node)
-    assert begun == (["GPU", "trial"] if is_taken else ["trial"])
 
 
 def test_two_processes_never_work_on_one_trial(tmp_path: Path) -> None:

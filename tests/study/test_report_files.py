@@ -132,9 +132,17 @@ def test_special_and_chinese_names_are_shown_as_they_stand(
     html = Page(text(folder, "report.html"))
     assert NASTY.replace("\\", "") in html.words and "夹杂 & <b>" in html.words
     assert html.tags.isdisjoint({"i", "b"}) and html.text.count("<script") == 1
-    assert r"a\_b\&50\%\{c\}\#\$\textasciicircum{}\textasciitilde{}|<i>`*" in text(folder, "report.tex")
+    assert r"a\_b\&50\%\{c\}\#\$\textasciicircum{}\textasciitilde{}\textbar{}\textless{}i\textgreater{}`*" in text(
+        folder, "report.tex"
+    )
     assert r"a_b&50%{c}#$^~\|\<i>\`\*" in text(folder)
     assert r"\label{tab:study}" in text(folder, "report.tex")
+
+
+def test_a_model_may_have_any_name(tmp_path: Path) -> None:
+    rows = [{**row, "name": row["name"].replace("yolov8n", "@yolov8n")} for row in ROWS]
+    write_report(made_study.make(tmp_path / "study", rows, epochs=3))
+    assert "from plain @yolov8n, seed by seed" in text(tmp_path / "study", "report.html")
 
 
 def test_forty_variants_and_many_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,5 +172,6 @@ def test_the_verb_writes_a_report(small: Path, tmp_path: Path, capsys: pytest.Ca
 def test_the_verb_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 1
     assert "holds no study.json" in capsys.readouterr().err
-    assert main(["report", str(tmp_path), "--effect", "0"]) == 1
-    assert "--effect 0.0: give points of mAP above 0" in capsys.readouterr().err
+    for effect in ("0.0", "inf", "nan"):
+        assert main(["report", str(tmp_path), "--effect", effect]) == 1
+        assert f"--effect {effect}: give points of mAP above 0" in capsys.readouterr().err

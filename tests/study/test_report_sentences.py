@@ -141,6 +141,8 @@ def test_commands_costs_and_settings_are_short(analysis: Analysis, folder: Path)
     made_study.change(folder / "study.json", command=["/home/me/yolo_attn/__main__.py", "study", "data=my data.yaml"])
     study = read(folder)
     assert cells.command(analyse(study)) == "yolo-attn study 'data=my data.yaml'"
+    made_study.change(folder / "study.json", extensions=[["yolo-attn", "study", "runs/study/s", "seeds=5"]])
+    assert cells.command(analyse(read(folder))).splitlines()[1:] == ["yolo-attn study runs/study/s seeds=5"]
     settings = dict(cells.facts(analysis))["settings"]
     assert "layers=SE,CBAM,CoordAtt,BiFormer, at=backbone,neck" in settings and 'train={"optimizer": "SGD"}' in settings
     assert "pretrained" not in settings

@@ -43,6 +43,10 @@ def refuse(line: str) -> None:
     raise AssertionError(line)
 
 
+def test_a_digit_that_is_no_number_is_a_letter() -> None:
+    assert sorted(["x²10", "x²9", "²"], key=tabular.natural) == ["x²9", "x²10", "²"]
+
+
 def test_runs_are_found_below_the_folder_in_natural_order(tmp_path: Path) -> None:
     for name in ("train10", "train9", "detect/train2", ".trash/x", "train9/weights", "1/2/3/4/5/6", "1/2/3/4/5/6/7"):
         save(tmp_path / name)
@@ -145,7 +149,8 @@ def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     lines = runs.markdown(found).splitlines()
     assert len(lines) == 5 and r" a\|b_c " in lines[2] and lines[1].count("---:") == 5
     tex = runs.latex(found)
-    assert r"a|b\_c" in tex and tex.count(r"\\") == 4 and r"\toprule" in tex and r"\begin{tabular}{llllrrrrrl}" in tex
+    assert r"a\textbar{}b\_c" in tex and tex.count(r"\\") == 4
+    assert r"\toprule" in tex and r"\begin{tabular}{llllrrrrrl}" in tex
     escaped = r"50\% \{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}"
     assert tabular.escape_latex("50% {a}&#$^~\\") == escaped
 

@@ -121,6 +121,7 @@ def test_wrong_seeds_are_quoted(value: Any) -> None:
         ("seed=3", "a study has seeds="),
         ("resume=True", "goes on with a study by itself"),
         ("val=False", "needs the validation"),
+        ("split=test", "judged by the validation split"),
         ("workers=0", "loader_workers="),
         ("workers=two", "workers"),
         ("controls=pointwyse", "did you mean 'pointwise'"),
@@ -151,6 +152,10 @@ def test_wrong_words_are_refused_before_anything_runs(word: str, message: str) -
 def test_what_is_missing_is_said(words: list[str], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         settings.read(words)
+
+
+def test_a_digit_that_is_no_number_is_a_word() -> None:
+    assert settings._listed("²,3") == ["²", 3]
 
 
 def test_files_are_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,7 @@ def test_a_study_may_grow(study: Study) -> None:
         ("yolov8n-cbam-neck", 2),
     ]  # fmt: skip
     assert record()["settings"]["seeds"] == [0, 1, 2]
+    assert record()["extensions"] == [sys.argv]
 
 
 def test_the_control_stays_what_it_was_when_a_study_grows(study: Study) -> None:
@@ -207,17 +210,20 @@ def test_trials_of_a_lost_study_are_not_taken_over(study: Study) -> None:
         study("epochs=4")
 
 
-def test_a_cost_that_cannot_be_measured_keeps_no_report_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), AttributeError("no such part")])
+def test_a_cost_that_cannot_be_measured_keeps_no_report_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     from yolo_attn.bench import cost
 
     def break_down(*_: Any) -> None:
-        raise RuntimeError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(cost, "measure", break_down)
     said: list[str] = []
     kept = {"variants": [{"name": "yolov8n", "model": "m.yaml"}], "settings": {"imgsz": 32}, "data": {"names": ["a"]}}
     MEASURE_COST(tmp_path, kept, {"devices": ["cpu"]}, said.append)
-    assert said == ["cost was not measured: CUDA out of memory"] and not (tmp_path / "cost.json").exists()
+    assert said == [f"cost was not measured: {error}"] and not (tmp_path / "cost.json").exists()
 
 
 @pytest.mark.parametrize("name", ["yolo-attn", "ultralytics", "torch"])
@@ -261,6 +267,30 @@ def test_two_processes_never_work_on_one_study(study: Study) -> None:
     lock.write_text(json.dumps({**held, "host": "elsewhere"}))
     with pytest.raises(StudyError, match="on elsewhere"):
         study()
+
+
+def test_of_two_processes_that_begin_together_one_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    code = (
+        "import sys; from pathlib import Path; from yolo_attn.study import store\n"
+        "with store.locked(Path(sys.argv[1])):\n    print('here', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "here\n"
+        lock = tmp_path / store.LOCK
+        held = json.loads(lock.read_text())
+        for content in ("", json.dumps({**held, "started": 1.0})):  # not written yet; the clock was set far back
+            lock.write_text(content)
+            with pytest.raises(StudyError, match="worked on by another process"), store.locked(tmp_path):
+                pass
+            assert lock.read_text() == content
+        lock.write_text(json.dumps(held))
+        with pytest.raises(StudyError, match=f"worked on by process {other.pid} "), store.locked(tmp_path):
+            pass
+        other.communicate("")
+    with store.locked(tmp_path):
+        pass
 
 
 def test_what_a_study_is_made_of_must_not_change(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

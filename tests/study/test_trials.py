@@ -16,9 +16,11 @@ from typing import Any
 import psutil
 import pytest
 import tiny_study
+import torch
 
 from yolo_attn.errors import StudyError
-from yolo_attn.study import pool, store, trial
+from yolo_attn.study import __main__ as process
+from yolo_attn.study import plan, pool, store, trial
 
 STUDY = [
     "model=yolov8n", "layers=se", "at=neck", "seeds=1", "epochs=4", "imgsz=32", "batch=4", "controls=none",
@@ -51,14 +53,17 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "python"
     script.write_text(
         f"#!{sys.executable}\nimport os, time\nfrom yolo_attn.study.__main__ import _die_with_parent\n"
-        "_die_with_parent()\nprint(os.getpid(), os.environ['OMP_NUM_THREADS'], flush=True)\ntime.sleep(300)\n"
+        "_die_with_parent()\nprint(os.getpid(), os.environ['OMP_NUM_THREADS'], '裂纹', flush=True)\ntime.sleep(300)\n"
     )
     script.chmod(0o755)
     log = tmp_path / "log.txt"
-    parent = subprocess.Popen([sys.executable, "-c", code, str(script), str(log)])
-    wait_for(lambda: log.is_file() and log.read_text().endswith("\n"))
-    pid, threads = map(int, log.read_text().split())
-    assert psutil.pid_exists(pid) and threads == 1
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(script), str(log)], env=os.environ | {"PYTHONIOENCODING": "latin-1"}
+    )
+    wait_for(lambda: log.is_file() and log.read_text(encoding="utf-8").endswith("\n"))
+    *numbers, word = log.read_text(encoding="utf-8").split()
+    pid, threads = map(int, numbers)
+    assert psutil.pid_exists(pid) and threads == 1 and word == "裂纹"
     parent.kill()
     parent.wait()
     wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 20)
@@ -70,6 +75,34 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [pool.threads(workers) for workers in (1, 3, 8, 20)] == [8, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert [pool.threads(workers) for workers in (1, 3)] == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("shown", "device", "seen", "begins"),
+    [
+        ("2,GPU-5", "0", "2", ["GPU", "0"]), ("2, GPU-5", "1", "GPU-5", ["GPU", "0"]), (None, "3", "3", ["GPU", "0"]),
+        ("2", "1", "2", ["1"]), ("", "0", "", ["0"]), ("2", "cpu", "2", ["cpu"]), (None, "mps", None, ["mps"]),
+    ],
+)  # fmt: skip
+def test_a_process_sees_one_gpu_of_those_that_the_user_shows(
+    monkeypatch: pytest.MonkeyPatch, shown: str | None, device: str, seen: str | None, begins: list[str]
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown or "")
+    if shown is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: begun.append("GPU"))
+    monkeypatch.setattr(process, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(trial, "run_trial", lambda *given: begun.append(given[3]) or {"state": "finished"})
+    monkeypatch.setattr(plan, "measure_variant", lambda *given: begun.append(given[2]))
+    for words in (["trial", "folder", "se", "0", device], ["measure", "folder", "se", device]):
+        begun.clear()
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if shown is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = shown
+        assert process.main(words) == 0
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen and begun == begins
 
 
 def test_each_trial_has_a_device_and_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +126,37 @@ def test_each_trial_has_a_device_and_a_process(tmp_path: Path, monkeypatch: pyte
     assert [one.variant for one, found in ended.items() if found is None].count("a") == 3  # killed: to go on with
     failed = store.result(tmp_path, "b", 0)
     assert failed and failed["state"] == "failed" and "ended with 1" in failed["error"]
+
+
+def test_a_process_that_begins_while_all_are_ended_is_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Child:
+        def __init__(self) -> None:
+            self.ended = threading.Event()
+
+        def kill(self) -> None:
+            self.ended.set()
+
+    ended: list[bool] = []
+    begun = threading.Event()
+
+    def run_child(words: Any, log: Path, threads: int, children: set[Any]) -> int:
+        if words[2] == "a":
+            assert begun.wait(5)
+            raise KeyboardInterrupt
+        begun.set()
+        time.sleep(0.5)
+        child = Child()
+        children.add(child)
+        ended.append(child.ended.wait(5))
+        return -9
+
+    monkeypatch.setattr(pool, "run_child", run_child)
+    todo = [store.Pending(0, n, name) for n, name in enumerate("ab")]
+    with pytest.raises(KeyboardInterrupt):
+        pool.run_local(tmp_path, todo, {"workers": 2, "devices": ["cpu"]}, lambda _: None, lambda *_: None)
+    assert ended == [True]
 
 
 @pytest.mark.parametrize(

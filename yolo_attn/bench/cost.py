@@ -158,11 +158,11 @@ def compare(
         left = max(1, len(groups) - number)
         spare = (end - time.monotonic() - preparing / (number + 1) * (left - 1)) / left / max(1, len(calls))
         for kind, call in calls.items():
-            mine = {name: others[kind] for name, others in ready.items() if kind in others}
-            timed = _time({first: call, **mine}, plan, spare)
-            samples[kind] += timed[first]
-            for name in mine:
-                rows[name][kind] = _timing(timed[name], timed[first])
+            timed = _time({first: call, **{n: own[kind] for n, own in ready.items() if kind in own}}, plan, spare)
+            mine = timed.pop(first)
+            samples[kind] += mine
+            for name, times in timed.items():
+                rows[name][kind] = _timing(times, mine)
         yield rows
         done = number + 1
         rest = (time.monotonic() - begin) / done * (len(groups) - done)

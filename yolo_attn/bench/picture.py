@@ -64,7 +64,10 @@ def plot(rows: Sequence[Row], about: Row, path: Path) -> None:
     axes[0].set_yticks(range(len(layers)), layers)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(places), frameon=False, fontsize=9)
-    figure.suptitle(f"What a layer costs in {plain['model']}: times the plain model", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(
+        f"What a layer costs in {plain['model']}: times the plain model", fontsize=11, x=0.01, ha="left",
+        parse_math=False,
+    )  # fmt: skip
     where = f"{about['device']}, {about['processor']}" if about["device"] != "cpu" else about["processor"]
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
     figure.supxlabel(

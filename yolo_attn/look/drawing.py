@@ -29,7 +29,10 @@ TALLEST = 8  # lines of panels in one figure
 _TITLE, _FONT, _SMALL, _LINE = 8.5, 7.5, 6.5, 0.125
 _ABOVE = 0.34  # the title of a panel
 _CHINESE = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "SimHei", "WenQuanYi Micro Hei", "Source Han Sans SC")
-_STYLE = {"font.size": _FONT, "axes.linewidth": 0.5, "xtick.labelsize": _SMALL, "ytick.labelsize": _SMALL}
+_STYLE = {
+    "font.size": _FONT, "axes.linewidth": 0.5, "xtick.labelsize": _SMALL, "ytick.labelsize": _SMALL,
+    "text.parse_math": False,
+}  # fmt: skip
 _POINTS = 150  # of the largest weights
 
 

@@ -257,7 +257,7 @@ class _Eyes(TorchFunctionMode):
         factors = [self.factors[id(t)].factor for t in known]
         if name in _PRODUCTS and len(known) == 1:
             if len(operands) == 1:
-                return [factors[0] * next(a for a in args if isinstance(a, (int, float)))]
+                return [factors[0] * next(a for a in (*args, *kwargs.values()) if not isinstance(a, Tensor))]
             other = operands[1] if operands[0] is known[0] else operands[0]
             return [factors[0] * other] if self._is_map(made[0]) else []
         if name in _SUMS and len(known) == 2 and known[0].shape == known[1].shape:

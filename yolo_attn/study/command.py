@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache import write_text
-from ..errors import StudyError, YoloAttnError
+from ..errors import StudyError
 from . import backends, pool, settings, sources, store, variants
 from . import plan as planning
 
@@ -103,7 +103,10 @@ def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record
         for one in news:
             say(f"the study {old['name']} is extended by {one}")
         every = [*old["variants"], *entries]
-        return {**old, "settings": chosen, "variants": every, "own_layers": own_layers, "extended": store.now()}
+        return {
+            **old, "settings": chosen, "variants": every, "own_layers": own_layers, "extended": store.now(),
+            "extensions": [*old.get("extensions", []), list(sys.argv)],
+        }  # fmt: skip
     return {
         "schema": store.SCHEMA, "name": folder.name, "created": store.now(), "command": list(sys.argv),
         "settings": chosen, "variants": entries, "versions": versions, "data": found, "machine": machine,
@@ -231,7 +234,7 @@ def _measure_cost(folder: Path, record: store.Record, running: Mapping[str, Any]
     device = torch_device(running["devices"][0])
     try:
         measured = measure(models, record["settings"]["imgsz"], device, 15, len(record["data"]["names"]), say)
-    except (YoloAttnError, RuntimeError, OSError) as error:  # whatever it is, the trials are done: they get a report
+    except Exception as error:  # whatever it is, the trials are done: they get a report
         say(f"cost was not measured: {error}")
         return
     store.write_json(file, measured)

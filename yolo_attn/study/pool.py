@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,15 @@ def run_local(
             devices.put(device)
 
     with ThreadPoolExecutor(running["workers"]) as pool:
+        futures = [pool.submit(one, trial) for trial in pending]
         try:
-            for future in as_completed([pool.submit(one, trial) for trial in pending]):
+            for future in as_completed(futures):
                 future.result()
         except BaseException:
             stopping.set()
-            for child in list(children):
-                child.kill()
+            while wait(futures, 0.1).not_done:  # one may only now begin its process
+                for child in list(children):
+                    child.kill()
             raise
 
 
@@ -90,7 +92,10 @@ def run_child(
         children: Holds the process while it runs.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "YOLO_ATTN_FP16_CHECK": "0", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": str(threads), "YOLO_ATTN_FP16_CHECK": "0", "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }  # fmt: skip
     with log.open("ab") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", "yolo_attn.study", *words],

@@ -40,6 +40,7 @@ REFUSED = {
     "mode": "a study trains and validates",
     "save": "a study needs the checkpoints",
     "val": "a study needs the validation",
+    "split": "trials are judged by the validation split",
     "deterministic": "a study is deterministic",
     "cfg": "write its keys into the study's YAML",
     "trainer": "a study has its own",
@@ -271,7 +272,7 @@ def _listed(value: Any) -> list[Any]:
             raise StudyError(f"{value!r} is no YAML: {error}") from error
     if isinstance(value, str):
         words = [word.strip() for word in value.split(",") if word.strip()]
-        return [int(word) if word.isdigit() else word for word in words]
+        return [int(word) if word.isdecimal() else word for word in words]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

@@ -205,25 +205,59 @@ def locked(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / LOCK
-    for _ in range(2):
+    own = json.dumps({"pid": os.getpid(), "started": _started(os.getpid()), "host": socket.gethostname()})
+    with _alone_on_this_machine(folder):
+        for _ in range(2):
+            try:
+                handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                break
+            except FileExistsError:
+                if holder := _holder(file):
+                    raise _taken(folder, holder) from None
+                file.unlink(missing_ok=True)
+        else:
+            raise _taken(folder, None)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(own)
         try:
-            handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            if holder := _holder(file):
-                raise StudyError(
-                    f"{folder} is being worked on by process {holder['pid']} on {holder['host']}; wait for it or end "
-                    f"it. If there is no such process, delete {file}"
-                ) from None
+            yield
+        finally:
             file.unlink(missing_ok=True)
-    else:
-        raise StudyError(f"{folder} is being worked on by another process that has just begun")
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        json.dump({"pid": os.getpid(), "started": _started(os.getpid()), "host": socket.gethostname()}, out)
+
+
+@contextmanager
+def _alone_on_this_machine(folder: Path) -> Iterator[None]:
+    """Hold a folder by a lock that ends with this process, where the system has one; no clock and no file can be wrong.
+
+    Raises:
+        StudyError: If another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise _taken(folder, _holder(folder / LOCK)) from None
+    except OSError:  # a file system without locks
+        pass
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _taken(folder: Path, holder: Mapping[str, Any] | None) -> StudyError:
+    if holder is None:
+        return StudyError(f"{folder} is being worked on by another process; wait for it or end it")
+    return StudyError(
+        f"{folder} is being worked on by process {holder['pid']} on {holder['host']}; wait for it or end it. If there "
+        f"is no such process, delete {folder / LOCK}"
+    )
 
 
 def _holder(file: Path) -> dict[str, Any] | None:

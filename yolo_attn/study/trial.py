@@ -102,10 +102,6 @@ def _work(root: Path, variant: str, seed: int, device: str, on_node: bool) -> di
     sources.check_layers(record)
     if on_node:
         check_data(record)
-        if device == "0":
-            import torch
-
-            torch.cuda.init()  # on the GPU that the cluster chose, before an older Ultralytics rewrites the choice
     trial = describe(root, record, variant, seed, device)
     known = host.train(trial)
     batches = known.pop("batches")

@@ -136,6 +136,7 @@ def test_graft_names_what_is_wrong(run) -> None:
     for arguments, message in (
         (["--layer", "CoordAt", "--at", "neck"], "did you mean 'CoordAtt'"),
         (["--layer", "SE", "--at", "nek"], "at='nek'"),
+        (["--layer", "SE", "--at", "²"], "at='²'"),
         (["--layer", "SE", "--at", "neck", "--layer", "CBAM"], "2 --layer, 1 --at and 0 --args"),
         (["--layer", "SE", "--at", "neck", "--args", "8"], "--args '8'"),
         (["--layer", "SE", "--at", "neck", "--args", "[]", "--args", "[]"], "1 --layer, 1 --at and 2 --args"),

@@ -52,6 +52,15 @@ def test_coco_data_are_judged_as_they_are() -> None:
     assert part["images"]["train"] == 24 and part["fingerprint"] != found["fingerprint"]
 
 
+def test_images_are_not_cached_to_be_described(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultralytics.data.base import BaseDataset
+
+    cached: list[Any] = []
+    monkeypatch.setattr(BaseDataset, "cache_images", lambda self, *_: cached.append(self))
+    data.examine(str(tiny), {"imgsz": 32, "batch": 4, "cache": "ram"})
+    assert not cached
+
+
 def test_data_without_validation_are_refused(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "only.yaml"
     file.write_text(f"path: {tiny.parent}/annotations\ntrain: train.json\nimages: {tiny.parent}/images/train\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from yolo_attn.errors import CheckpointError, StudyError
 from yolo_attn.host.opening import open_checkpoint
 from yolo_attn.host.study import state
 from yolo_attn.host.study import trial as trials
 from yolo_attn.host.study.start import compare
-from yolo_attn.host.study.trainer import Trial, forget_images, seed_all, seed_transforms
+from yolo_attn.host.study.trainer import Progress, Trial, forget_images, paired, seed_all, seed_transforms
 
 MakeTrial = Callable[..., Trial]
 
@@ -183,6 +185,39 @@ def test_states_are_kept_for_one_epoch_only(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state-10.pt"]
     state.forget(tmp_path)
     assert not list(tmp_path.iterdir()) and state.latest(tmp_path) is None
+
+
+class Host:
+    """As much of a trainer as writing a checkpoint takes."""
+
+    is_written: bool | None = True
+
+    def save_model(self) -> bool | None:
+        return self.is_written
+
+
+def saving(folder: Path) -> Any:
+    trainer = object.__new__(paired(Host))
+    trainer.__dict__ |= {
+        "model": nn.Linear(1, 1), "ema": SimpleNamespace(ema=nn.Linear(1, 1), updates=0), "wdir": folder, "epoch": 0,
+        "scaler": torch.amp.GradScaler("cpu"), "stopper": SimpleNamespace(), "stop": False, "best_fitness": 0.0,
+        "fitness": 0.0, "progress": Progress(seconds=5.0), "_begun": time.monotonic(), "_stepped": 0,
+    }  # fmt: skip
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters())
+    return trainer
+
+
+def test_an_epoch_without_a_checkpoint_leaves_no_state(tmp_path: Path) -> None:
+    trainer = saving(tmp_path)
+    for trainer.epoch, trainer.is_written in enumerate((True, None, False, False)):  # None is what most hosts say
+        trainer.save_model()
+    assert [path.name for path in tmp_path.iterdir()] == ["state-1.pt"]
+
+
+def test_a_clock_that_is_set_changes_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = saving(tmp_path)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert trainer.seconds() == pytest.approx(5, abs=1)
 
 
 def test_recent_images_are_forgotten() -> None:

@@ -38,7 +38,7 @@ def examine(data: str, arguments: Mapping[str, Any], folder: Path | None = None)
     from ultralytics.cfg import get_cfg
     from ultralytics.data import build, utils
 
-    known = {key: value for key, value in arguments.items() if key != "augmentations"}
+    known = {key: value for key, value in arguments.items() if key not in ("augmentations", "cache")}
     settings: Any = get_cfg(overrides={**known, "data": data, "task": "detect", "mode": "train"})
     found = utils.check_det_dataset(data)
     file = Path(str(found.get("yaml_file") or data)).absolute()

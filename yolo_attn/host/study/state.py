@@ -45,6 +45,11 @@ def latest(folder: Path) -> dict[str, Any] | None:
     return open_checkpoint(files[-1]) if files else None
 
 
+def drop(folder: Path, epoch: int) -> None:
+    """Remove the state of an epoch of which no checkpoint was written."""
+    (folder / _NAME.format(epoch)).unlink(missing_ok=True)
+
+
 def forget(folder: Path, but: int | None = None) -> None:
     """Remove the states of all epochs but one, and what a killed process left half written."""
     for file in (*folder.glob(_NAME.format("*")), *folder.glob(f".{_NAME.format('*')}.*")):

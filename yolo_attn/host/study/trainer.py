@@ -98,7 +98,7 @@ class Paired:
     def __init__(self, trial: Trial, overrides: Mapping[str, Any]) -> None:
         self.trial = trial
         self.progress = Progress()
-        self._begun = time.time()
+        self._begun = time.monotonic()
         self._step = -1  # number of the running batch, over all epochs
         self._stepped = -1  # number of the batch of the last optimiser step
         self._held: int | None = None  # the same, of the process before, until this one makes its first step
@@ -162,7 +162,9 @@ class Paired:
         }
         state.write(self.wdir, self.epoch, kept)
         written = super().save_model()  # type: ignore[misc]
-        if written is not False:
+        if written is False:
+            state.drop(self.wdir, self.epoch)
+        else:
             state.forget(self.wdir, but=self.epoch)
         return written
 
@@ -194,7 +196,7 @@ class Paired:
 
     def seconds(self) -> float:
         """Return the time that this process and those before have worked on the trial."""
-        return self.progress.seconds + time.time() - self._begun
+        return self.progress.seconds + time.monotonic() - self._begun
 
     def _check_start(self) -> None:
         if self.start_epoch or self.trial.start is None:

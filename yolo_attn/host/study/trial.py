@@ -25,7 +25,7 @@ from . import state
 from .trainer import Progress, Trial, paired
 
 _JUDGING = (
-    "imgsz", "conf", "iou", "max_det", "single_cls", "classes", "half", "split", "agnostic_nms", "augment", "rect",
+    "imgsz", "conf", "iou", "max_det", "single_cls", "classes", "half", "agnostic_nms", "augment", "rect",
 )  # fmt: skip
 _STEPS = 4  # training steps that are timed, the first apart
 
@@ -100,7 +100,7 @@ def judge(trial: Trial, judged: str) -> dict[str, Any]:
         per_class[names[int(cls)]] = {"map": float(box.ap[index]), "map50": float(box.ap50[index])}
     folder = trial.folder / "val"
     if judged != arguments["data"]:
-        _validate(trial, {**options, "data": judged, "name": "val-coco", "split": "val"})
+        _validate(trial, {**options, "data": judged, "name": "val-coco"})
         folder = trial.folder / "val-coco"
     coco = json.loads((folder / REPORT).read_text(encoding="utf-8")).get("coco") if (folder / REPORT).is_file() else {}
     numbers = (coco or {}).get("bbox")

@@ -13,8 +13,6 @@ from .analysis import Analysis, Comparison
 from .phrases import say
 from .reading import ATTENTION, LARGER, OVERALL, OWN, PLAIN, POINTWISE, SIZES, Variant
 
-Table = tuple[list[str], list[list[str]]]
-
 
 def overall(analysis: Analysis) -> list[str]:
     """Return the metrics over all objects that were measured."""
@@ -89,11 +87,12 @@ def is_beyond_chance(c: Comparison | None) -> bool:
 
 
 def command(analysis: Analysis) -> str:
-    """Return the command line of the whole study."""
-    words = analysis.study.facts.get("command") or []
-    if isinstance(words, str):
-        return words
-    return shlex.join(["yolo-attn", *map(str, words[1:])])
+    """Return the command line of the whole study, and below it those by which it was extended."""
+    facts = analysis.study.facts
+    lines = [facts.get("command") or [], *(facts.get("extensions") or [])]
+    return "\n".join(
+        line if isinstance(line, str) else shlex.join(["yolo-attn", *map(str, line[1:])]) for line in lines
+    )
 
 
 def commands(analysis: Analysis) -> list[str]:

@@ -16,7 +16,7 @@ from ..._version import __version__
 from . import cells, plots, sentences
 from .analysis import CLASS, Analysis, Comparison, costs
 from .phrases import LANGUAGES, say
-from .reading import LARGER, PLAIN, POINTWISE
+from .reading import LARGER, OVERALL, PLAIN, POINTWISE
 
 TEMPLATE = "page.html.jinja"
 MANY_CLASSES = 12  # more are folded away
@@ -42,7 +42,7 @@ def html(analysis: Analysis) -> str:
 
     return environment.get_template(TEMPLATE).render(
         analysis=analysis, study=study, cells=cells, sentences=sentences, version=__version__,
-        groups=cells.groups(analysis), controls=controls,
+        groups=cells.groups(analysis), controls=controls, metrics=OVERALL,
         kinds=plots.LABELS, colours={**plots.COLOURS, PLAIN: "var(--ink)"}, cost=costs(analysis)[0], CLASS=CLASS,
         is_folded=len(analysis.classes) > MANY_CLASSES, say=_say, tell=tell, lines=lines,
         typeset=typeset, bar=_bars(analysis), plots=_plots(analysis), shade=_shades(analysis),
@@ -66,12 +66,8 @@ def _both(*texts: str) -> Markup:
 
 
 def _say(key: str, **values: Any) -> Markup:
-    """Return a phrase in each language; a blank that begins with ``@`` names another phrase."""
-    texts = []
-    for language in LANGUAGES:
-        known = {k: say(v[1:], language) if str(v).startswith("@") else v for k, v in values.items()}
-        texts.append(say(key, language, **known))
-    return _both(*texts)
+    """Return a phrase in each language."""
+    return _both(*(say(key, language, **values) for language in LANGUAGES))
 
 
 def _bars(analysis: Analysis) -> Callable[[Comparison, str], Markup]:
