@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -211,7 +212,7 @@ def list_runs(arguments: Arguments) -> int:
 
 def report(arguments: Arguments) -> int:
     """Write the report of a study."""
-    if not arguments.effect > 0:
+    if not 0 < arguments.effect < math.inf:
         raise RowError(f"--effect {arguments.effect}: give points of mAP above 0, such as 0.5")
     from .study.report import write_report
 

@@ -166,3 +166,5 @@ def test_the_verb_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "holds no study.json" in capsys.readouterr().err
     assert main(["report", str(tmp_path), "--effect", "0"]) == 1
     assert "--effect 0.0: give points of mAP above 0" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "--effect", "inf"]) == 1
+    assert "--effect inf: give points of mAP above 0" in capsys.readouterr().err
