@@ -87,6 +87,8 @@ def record() -> dict[str, Any]:
 def test_trials_run_seed_by_seed_and_once(study: Study) -> None:
     said = study()
     assert RAN == [("yolov8n", 0), ("yolov8n-se-neck", 0), ("yolov8n", 1), ("yolov8n-se-neck", 1)]
+    found = record()["data"]["instances"]
+    assert f"12 images with {found['train']} objects to train, 4 with {found['val']} to validate" in said
     assert "finished yolov8n-se-neck seed 1 (4 of 4): mAP50-95 0.4000, mAP50 0.7000, 5 s" in said
     # 3 trials of 7 s as planned; the first took 5 s.
     assert "finished yolov8n seed 0 (1 of 4): mAP50-95 0.4000, mAP50 0.7000, 5 s; about 15 s left" in said
