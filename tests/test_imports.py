@@ -25,7 +25,7 @@ ORDER = (
     ("yolo_attn.fast",),
     ("yolo_attn.layers",),
     ("yolo_attn.tabular",),
-    ("yolo_attn.errors", "yolo_attn.cache", "yolo_attn.switches", "yolo_attn._version"),
+    ("yolo_attn.errors", "yolo_attn.cache", "yolo_attn.fonts", "yolo_attn.switches", "yolo_attn._version"),
 )
 # Loads by name: each layer's file stands alone without them, and ``fast`` loads its forms when one is asked for.
 BY_NAME = {

@@ -191,12 +191,20 @@ def test_a_gpu_has_its_own_clock_and_batch_and_exported_models_run_on_the_cpu(mo
     assert clocks == ["wall"]
 
 
-def test_threads_are_the_hosts_or_those_given() -> None:
+def test_threads_are_the_hosts_or_those_given(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
+    monkeypatch.setattr(cost.os, "cpu_count", lambda: before + 1)
+    with pytest.raises(HostError, match=f"threads={before + 2}: this machine has {before + 1} cores"):
+        cost.make_plan(device="cpu", threads=before + 2)
     try:
         assert cost.make_plan(device="cpu", threads=before + 1).threads == before + 1 == torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_size_that_no_model_takes_is_rounded_up() -> None:
+    assert [cost.make_plan(size, "cpu").imgsz for size in (1, 64, 200)] == [32, 64, 224]
+    assert cost.measure({"plain": "yolov8n"}, 33, "cpu", 1, 3, lambda _: None)["imgsz"] == 64
 
 
 def test_models_have_the_same_weights_each_time() -> None:

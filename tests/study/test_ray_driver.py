@@ -266,5 +266,5 @@ def test_settings_of_a_cluster_are_checked() -> None:
 
 def test_the_memory_of_this_machine_is_not_held_against_a_cluster() -> None:
     known = {"variants": {"a": {"memory": 2**50}}}
-    assert plan._memory_warnings(known, {"backend": "ray", "devices": ["cpu"], "workers": 2}) == []
-    assert plan._memory_warnings(known, {"backend": "local", "devices": ["cpu"], "workers": 2})
+    assert plan._memory_warnings(known, {"backend": "ray", "devices": ["cpu"], "workers": 2}, 2) == []
+    assert plan._memory_warnings(known, {"backend": "local", "devices": ["cpu"], "workers": 2}, 2)

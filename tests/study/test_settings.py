@@ -104,7 +104,7 @@ def test_seeds_are_a_number_or_a_list(value: Any, expected: list[int]) -> None:
     assert settings.seeds(value) == expected
 
 
-@pytest.mark.parametrize("value", [0, -1, True, 1.5, "many", [1, 1], [-1], None, []])
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, "many", [1, 1], [-1], None, [], 101, [2**32]])
 def test_wrong_seeds_are_quoted(value: Any) -> None:
     with pytest.raises(StudyError, match=r"seeds="):
         settings.seeds(value)
@@ -129,6 +129,8 @@ def test_wrong_seeds_are_quoted(value: Any) -> None:
         ("pretrained=True", "name a checkpoint"),
         ("at=none", "at least one place"),
         ("name=a/b", "a name, not a path"),
+        ("name=..", "a name, not a path"),
+        ("seeds=2026", r"seeds=2026: that would be 2,026 trainings .* the one seed 2026 is seeds=\[2026\]"),
         ("device=cpu,0", "device=.*devices of one kind"),
         ("device=-1", "device=-1: name the GPUs"),
         ("lr0", "'lr0' is not key=value"),
@@ -136,8 +138,21 @@ def test_wrong_seeds_are_quoted(value: Any) -> None:
     ],
 )
 def test_wrong_words_are_refused_before_anything_runs(word: str, message: str) -> None:
-    with pytest.raises((StudyError, SyntaxError), match=message):
+    with pytest.raises(StudyError, match=message):
         settings.read([*WORDS, word])
+
+
+def test_an_unknown_word_gets_no_page_of_help(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(StudyError, match=r"'epoch' is not a valid YOLO argument.*epochs") as caught:
+        settings.read([*WORDS, "epoch=3"])
+    assert "\n" not in str(caught.value) and not caplog.records
+
+
+def test_a_data_yaml_is_no_study(tmp_path: Path) -> None:
+    file = tmp_path / "data.yaml"
+    file.write_text("train: images\nval: images\nnames: [a]\n", encoding="utf-8")
+    with pytest.raises(StudyError, match=r"is no study but describes data; give it as data=.*data\.yaml"):
+        settings.read([str(file)])
 
 
 @pytest.mark.parametrize(
@@ -189,6 +204,11 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert arguments.describe_machine(["0", "1"])["devices"] == ["H200", "H200"]
     with pytest.raises(StudyError, match="device=2: this machine has 2 GPUs, the first is 0"):
         arguments.describe_machine(["0", "2"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudyError, match="device=0: PyTorch finds no GPU on this machine; leave device= out"):
+        arguments.describe_machine(["0"])
+    with pytest.raises(StudyError, match="device=gpu: give cpu, or GPUs by number"):
+        arguments.describe_machine(["gpu"])
 
 
 def test_there_are_as_many_workers_as_devices() -> None:

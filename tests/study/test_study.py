@@ -15,16 +15,17 @@ import plugs
 import psutil
 import pytest
 import tiny_study
+import torch
 
 from yolo_attn import plugins
-from yolo_attn.errors import StudyError
+from yolo_attn.errors import CheckpointError, StudyError, YoloAttnError
 from yolo_attn.host.run import record as run_record
 from yolo_attn.study import backends, command, plan, store
 
 Study = Callable[..., list[str]]
 RAN: list[tuple[str, int]] = []
 OUTCOMES: dict[tuple[str, int], str] = {}
-MEASURE_COST = command._measure_cost
+MEASURE_COST, MEASURED = command._measure_cost, plan._measured
 
 
 def fake_trials(
@@ -88,6 +89,8 @@ def record() -> dict[str, Any]:
 def test_trials_run_seed_by_seed_and_once(study: Study) -> None:
     said = study()
     assert RAN == [("yolov8n", 0), ("yolov8n-se-neck", 0), ("yolov8n", 1), ("yolov8n-se-neck", 1)]
+    found = record()["data"]["instances"]
+    assert f"12 images with {found['train']} objects to train, 4 with {found['val']} to validate" in said
     assert "finished yolov8n-se-neck seed 1 (4 of 4): mAP50-95 0.4000, mAP50 0.7000, 5 s" in said
     # 3 trials of 7 s as planned; the first took 5 s.
     assert "finished yolov8n seed 0 (1 of 4): mAP50-95 0.4000, mAP50 0.7000, 5 s; about 15 s left" in said
@@ -245,8 +248,10 @@ def test_data_are_never_mixed(study: Study, tmp_path: Path) -> None:
         study(f"data={own}", "seeds=3")
 
 
-def test_kinds_of_devices_are_never_mixed(study: Study) -> None:
+def test_kinds_of_devices_are_never_mixed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     study()
+    for name, value in (("is_available", True), ("device_count", 1), ("get_device_name", "H200")):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     with pytest.raises(StudyError, match="device=cpu, and this is device=cuda"):
         study("seeds=3", "device=0")
 
@@ -330,3 +335,79 @@ def test_too_many_workers_for_the_memory_are_told(study: Study, monkeypatch: pyt
     assert not any("warning" in line for line in study("workers=3", dry_run=True))
     said = study("workers=4", dry_run=True)
     assert "warning: 4 trials at once need about 4.0 GiB, and 3.0 GiB are free: fewer workers=" in said
+
+
+def test_more_workers_than_trials_are_not_counted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 4 * 2**30})())
+    said = study("workers=99", dry_run=True)
+    assert any(line.startswith("4 trials to run, 4 at once on cpu") for line in said)
+    assert not any("warning" in line for line in said)
+
+
+def test_a_plan_that_comes_to_nothing_is_no_table(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolo_attn.host.study import trial
+
+    def fail(_: Any) -> None:
+        raise ValueError("no such\n  optimizer: sgdd\n\nSee https://example.com")
+
+    monkeypatch.setattr(trial, "measure", fail)
+    monkeypatch.setattr(plan, "_measured", MEASURED)
+    monkeypatch.setattr(plan.pool, "run_child", lambda words, *_: plan.measure_variant(Path(words[1]), *words[2:]))
+    said: list[str] = []
+    words = ["data=tiny", "model=yolov8n", "layers=se", "at=neck", "seeds=1", "imgsz=32", "controls=none"]
+    words[0] = f"data={tiny_study.write_data(Path('tiny').absolute())}"
+    with pytest.raises(StudyError, match="can be trained: ValueError: no such optimizer: sgdd See https://example"):
+        command.run(words, say=lambda line: said.append(str(line)))
+    assert not any("GFLOPs" in line for line in said)
+
+
+def test_a_study_of_which_nothing_came_leaves_no_folder(study: Study) -> None:
+    for word in ("data=nowhere.yaml", "model=nothing", "model=yolov8n-seg"):
+        with pytest.raises(YoloAttnError):
+            study(word, "name=typo")
+        kept = Path("runs/study/typo")
+        assert not kept.exists() or any(kept.iterdir())
+    with pytest.raises(YoloAttnError):
+        study("data=nowhere.yaml", "name=none")
+    assert not Path("runs/study/none").exists()
+    Path("runs/study/mine").mkdir()
+    with pytest.raises(YoloAttnError):
+        study("data=nowhere.yaml", "name=mine")
+    assert Path("runs/study/mine").is_dir()
+
+
+DAMAGED = {
+    "study.json": ("[]", "holds no JSON object. Put it back"),
+    "study.json ": ('{"schema": 1, "name": "s"}', "has no 'settings'. Put it back from a copy, or begin another"),
+    "trials/yolov8n/seed0/trial.json": ('{"schema": 1, "state"', "damaged: .*. Delete it: the trial is run again"),
+    "trials/yolov8n/seed1/trial.json": ("{}", "its state is None. Delete it: the trial is run again"),
+    "plan.json": ("null", "holds no JSON object. Delete it: what it held is made again"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_with_the_mend(study: Study, name: str) -> None:
+    study()
+    text, message = DAMAGED[name]
+    Path("runs/study/s", name.strip()).write_text(text, encoding="utf-8")
+    with pytest.raises(StudyError, match=message):
+        study(first="runs/study/s", dry_run=name == "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [(b"hello", "is no checkpoint that torch can read"), ({"a": 1}, "holds no model"), ("yolov8s", "fits only 4% of")],
+)
+def test_pretrained_weights_are_tried_before_the_plan(study: Study, held: Any, message: str) -> None:
+    file = Path("base.pt")
+    if isinstance(held, bytes):
+        file.write_bytes(held)
+    elif isinstance(held, dict):
+        torch.save(held, file)
+    else:
+        from ultralytics import YOLO
+
+        YOLO(f"{held}.yaml", verbose=False).save(file)
+    with pytest.raises((StudyError, CheckpointError), match=message):
+        study("pretrained=base.pt", dry_run=True)
+    assert not Path("runs/study/s/plan.json").exists()

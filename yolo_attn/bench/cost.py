@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..errors import HostError
 from ..host.run import whole_models
 from . import exported, memory
 from .measure import Call, interleave, quartiles, ratio, seconds, settle_allocator
@@ -23,6 +25,7 @@ Group = Mapping[str, Config]  # models that are timed in the same rounds
 Ready = tuple[Row, dict[str, Call]]
 Say = Callable[[str], object]
 PYTORCH = "pytorch"
+_STRIDE = 32
 LEAST, MOST = 5, 15  # rounds, where their number follows from the time
 _SLOWER = 1.5  # an export with attention takes so many times longer than the plain one, more or less
 
@@ -66,7 +69,7 @@ def make_plan(
     """Return a plan for a device by the host's name for it.
 
     Args:
-        imgsz: As in ``Plan``.
+        imgsz: Rounded up to a size that the model can take, as the host does.
         device: As in ``yolo predict``: ``cpu``, ``0``, or nothing for the first GPU, else the CPU.
         rounds: As in ``Plan``.
         batch: As in ``Plan``.
@@ -74,12 +77,15 @@ def make_plan(
         clock: As in ``Plan``; on a GPU it is always the GPU's own.
 
     Raises:
-        HostError: If there is no such device.
+        HostError: If there is no such device, or there are fewer cores than threads.
     """
     chosen = whole_models.choose_device(device)
     if threads:
+        if threads > (cores := os.cpu_count() or threads):
+            raise HostError(f"threads={threads}: this machine has {cores} cores; more threads only wait for each other")
         torch.set_num_threads(threads)
     settle_allocator()
+    imgsz = -(-imgsz // _STRIDE) * _STRIDE
     training_batch = 16 if chosen.type == "cuda" else 2
     clock = "events" if chosen.type == "cuda" else clock
     return Plan(imgsz, batch, training_batch, chosen, torch.get_num_threads(), rounds, clock)
@@ -116,7 +122,7 @@ def measure(
         rows |= found
     machine = whole_models.machine(plan.device)
     return {
-        **{name: _as_cost(rows[name]) for name in models}, "imgsz": imgsz, "batch": 1, "threads": plan.threads,
+        **{name: _as_cost(rows[name]) for name in models}, "imgsz": plan.imgsz, "batch": 1, "threads": plan.threads,
         "device": machine["device"], "processor": machine["processor"],
     }  # fmt: skip
 

@@ -14,6 +14,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import CheckpointError, LayerFileError
 from . import shells
@@ -52,6 +53,20 @@ def open_checkpoint(file: str | Path) -> Any:
             f"{file} holds a class that cannot be imported here: {error}. If it is a pasted attention layer: "
             f"yolo-attn convert {file} -o new.pt"
         ) from error
+
+
+def open_model(file: str | Path) -> nn.Module:
+    """Return the model that a checkpoint file holds.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds none.
+        FileNotFoundError: If it is not there.
+    """
+    held = open_checkpoint(file)
+    model = (held.get("ema") or held.get("model")) if isinstance(held, dict) else None
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(f"{file} holds no model; give the best.pt or last.pt of a training")
+    return model
 
 
 def open_as_shells(file: str | Path) -> Any:

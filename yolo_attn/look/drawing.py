@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import colormaps, font_manager
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from .. import fonts
 from ..cache import replacing
 from .panels import Bars, Map, Panel, Points, Reading
 from .scene import Scene
@@ -28,11 +28,7 @@ BAR = 0.38  # of a panel, for the colour bar and its numbers
 TALLEST = 8  # lines of panels in one figure
 _TITLE, _FONT, _SMALL, _LINE = 8.5, 7.5, 6.5, 0.125
 _ABOVE = 0.34  # the title of a panel
-_CHINESE = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "SimHei", "WenQuanYi Micro Hei", "Source Han Sans SC")
-_STYLE = {
-    "font.size": _FONT, "axes.linewidth": 0.5, "xtick.labelsize": _SMALL, "ytick.labelsize": _SMALL,
-    "text.parse_math": False,
-}  # fmt: skip
+_STYLE = {"font.size": _FONT, "axes.linewidth": 0.5, "xtick.labelsize": _SMALL, "ytick.labelsize": _SMALL}
 _POINTS = 150  # of the largest weights
 
 
@@ -72,7 +68,7 @@ class _Block:
 
 def draw(scene: Scene, readings: Sequence[Reading], file: Path) -> int:
     """Draw the figure, write it, and return how many layers are in it: as many as fit."""
-    with matplotlib.rc_context(_style()):
+    with fonts.style(_STYLE):
         height, lines = PANEL * _aspect(scene), _lines(readings)
         drawn = min(height, (PANEL - BAR) * _aspect(scene))
         tops, headings = [MARGIN + height + 0.3], [max(block.heading for block in line) for line in lines]
@@ -91,7 +87,7 @@ def draw(scene: Scene, readings: Sequence[Reading], file: Path) -> int:
 
 def draw_alone(scene: Scene, reading: Reading, panel: Panel, file: Path) -> None:
     """Draw one panel and write it."""
-    with matplotlib.rc_context(_style()):
+    with fonts.style(_STYLE):
         height = (PANEL - BAR) * _aspect(scene)
         figure = Figure(figsize=(PANEL + 2 * GAP, height + 2 * GAP), dpi=300)
         axes = _axes(figure, GAP, GAP, PANEL - BAR, height)
@@ -101,7 +97,7 @@ def draw_alone(scene: Scene, reading: Reading, panel: Panel, file: Path) -> None
 
 def draw_image(scene: Scene, file: Path) -> None:
     """Draw the image with what was found on it and write it."""
-    with matplotlib.rc_context(_style()):
+    with fonts.style(_STYLE):
         figure = Figure(figsize=(2 * PANEL, 2 * PANEL * _aspect(scene)), dpi=300)
         _draw_image(_axes(figure, 0, 0, 2 * PANEL, 2 * PANEL * _aspect(scene)), scene)
         _write(figure, file)
@@ -110,11 +106,6 @@ def draw_image(scene: Scene, file: Path) -> None:
 def file_name(panel: Panel, number: int) -> str:
     """Return a panel's name for files."""
     return f"{number:02}-" + "-".join(re.findall(r"[a-z0-9]+", panel.title.lower()))[:60]
-
-
-def _style() -> Any:
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    return {**_STYLE, "font.family": ["DejaVu Sans", *[name for name in _CHINESE if name in known][:1]]}
 
 
 def _aspect(scene: Scene) -> float:

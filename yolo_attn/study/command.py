@@ -36,10 +36,7 @@ def run(words: Sequence[str], dry_run: bool = False, retry: bool = False, say: S
     Raises:
         YoloAttnError: If it cannot be done.
     """
-    try:
-        request = settings.read(words)
-    except SyntaxError as error:  # what Ultralytics raises for a key that it does not know
-        raise StudyError(str(error)) from error
+    request = settings.read(words)
     backend = backends.find_backend(request.running["backend"])
     folder = request.folder.absolute()
     with store.locked(folder), _interruptible(folder):
@@ -47,9 +44,9 @@ def run(words: Sequence[str], dry_run: bool = False, retry: bool = False, say: S
         todo = store.pending(folder, record, retry)
         if todo or dry_run:
             plan = planning.measure(folder, record, request.running, say)
+            planning.check(plan)
             for line in planning.table(record, plan, request.running, todo):
                 say(line)
-            planning.check(plan)
             if dry_run:
                 say(f"This is the plan; nothing is trained. The same command without --dry-run begins it in {folder}")
                 return 0
@@ -77,6 +74,7 @@ def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record
             if chosen[key]:
                 models.check_checkpoint(key, chosen[key])
     else:
+        store.check_whole(folder, old)
         chosen, news = store.extended(old, request.settings)
         done = not store.pending(folder, old, retry=True)
         if done and not news:
@@ -84,6 +82,11 @@ def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record
     say(f"reading {chosen['data']}")
     arguments = {**chosen["train"], **{key: chosen[key] for key in ("epochs", "batch", "imgsz")}}
     found = data.examine(chosen["data"] if old is None else old["data"]["file"], arguments, folder / "data")
+    images, objects = found["images"], found["instances"]
+    say(
+        f"{images['train']} images with {objects['train']} objects to train, "
+        f"{images['val']} with {objects['val']} to validate"
+    )
     if found["judged"] != found["file"]:
         found["judged"] = "data/val.yaml"
     machine, versions = _machine(request.running), _versions()
@@ -93,6 +96,8 @@ def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record
         if not news:
             return old
     made = variants.make(chosen, found, say)
+    if old is None:
+        _check_weights(made, chosen, found["names"])
     fresh = made if old is None else store.check_variants(old, made)
     for variant in fresh:
         (folder / "models").mkdir(parents=True, exist_ok=True)
@@ -112,6 +117,17 @@ def _prepared(folder: Path, request: settings.Request, say: Say) -> store.Record
         "settings": chosen, "variants": entries, "versions": versions, "data": found, "machine": machine,
         "own_layers": own_layers,
     }  # fmt: skip
+
+
+def _check_weights(made: Sequence[variants.Variant], chosen: Mapping[str, Any], names: list[str]) -> None:
+    """Check that pretrained weights that are here fit the models that begin with them."""
+    from ..host.study.start import begin
+
+    for variant in made:
+        if variant["kind"] in ("plain", "larger"):
+            file = variant.get("pretrained") or chosen["pretrained"]
+            if file and Path(file).is_file():
+                begin(variant["content"], 0, names, file)
 
 
 def _versions() -> dict[str, str]:

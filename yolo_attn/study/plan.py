@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import tabular
-from ..errors import StudyError
+from ..errors import StudyError, YoloAttnError
 from . import pool, store, trial
 
 Say = Callable[[str], object]
@@ -61,16 +61,12 @@ def _measured(
         request, answer, log = (Path(place) / name for name in ("request.json", "answer.json", "log.txt"))
         store.write_json(request, {"record": record, "folder": str(folder.absolute())})
         pool.run_child(["measure", place, variant["name"], device], log, threads)
-        if not answer.is_file():
-            tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            return {
-                "seconds_per_epoch": None,
-                "seconds_around": None,
-                "seconds": None,
-                "memory": None,
-                "error": " ".join(tail),
-            }
-        found = store.read_json(answer)
+        if answer.is_file():
+            found = store.read_json(answer)
+        else:  # the process died
+            found = {"error": " ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:])}
+    if "error" in found:
+        return {**dict.fromkeys(("seconds_per_epoch", "seconds_around", "seconds", "memory")), **found}
     seconds = found["seconds_around"] + found["seconds_per_epoch"] * record["settings"]["epochs"]
     return {**found, "seconds": seconds}
 
@@ -83,7 +79,12 @@ def measure_variant(place: Path, name: str, device: str) -> None:
 
     request = store.read_json(place / "request.json")
     described = trial.describe(Path(request["folder"]), request["record"], name, 0, device)
-    store.write_json(place / "answer.json", measure_steps(replace(described, folder=place / "run", start=None)))
+    try:
+        found = measure_steps(replace(described, folder=place / "run", start=None))
+    except Exception as error:  # a finding, as it will be in the trial
+        text = str(error) if isinstance(error, YoloAttnError) else f"{type(error).__name__}: {error}"
+        found = {"error": " ".join(text.split())}
+    store.write_json(place / "answer.json", found)
 
 
 def table(record: store.Record, plan: Plan, running: Mapping[str, Any], todo: Sequence[store.Pending]) -> list[str]:
@@ -107,10 +108,10 @@ def table(record: store.Record, plan: Plan, running: Mapping[str, Any], todo: Se
     lines += [
         f"A trial: {settings['epochs']} epochs at {settings['imgsz']} px, batch {settings['batch']}, from {begins}, "
         f"with {settings['loader_workers']} workers of the data loader (loader_workers=).",
-        f"{len(todo)} trials to run, {running['workers']} at once on {', '.join(running['devices'])}: about "
+        f"{len(todo)} trials to run, {_at_once(running, todo)} at once on {', '.join(running['devices'])}: about "
         f"{duration(left_seconds(plan, todo, running['workers']))}.",
     ]
-    return [*lines, *_memory_warnings(plan, running)]
+    return [*lines, *_memory_warnings(plan, running, _at_once(running, todo))]
 
 
 def left_seconds(plan: Plan, todo: Sequence[store.Pending], workers: int) -> float | None:
@@ -119,16 +120,20 @@ def left_seconds(plan: Plan, todo: Sequence[store.Pending], workers: int) -> flo
     return None if None in times else sum(times) / max(1, min(workers, len(todo)))
 
 
-def _memory_warnings(plan: Plan, running: Mapping[str, Any]) -> list[str]:
+def _at_once(running: Mapping[str, Any], todo: Sequence[store.Pending]) -> int:
+    return max(1, min(running["workers"], len(todo)))
+
+
+def _memory_warnings(plan: Plan, running: Mapping[str, Any], at_once: int) -> list[str]:
     sizes = [one["memory"] for one in plan["variants"].values() if one["memory"]]
     if not sizes or running["backend"] == "ray":  # a cluster's memory is not this machine's
         return []
     devices = running["devices"]
-    on_one = -(-running["workers"] // len(devices))  # trials at once on the fullest device
+    on_one = -(-at_once // len(devices))  # trials at once on the fullest device
     if devices[0] in ("cpu", "mps"):
         import psutil
 
-        there, at_once, where = psutil.virtual_memory().available, running["workers"], "free"
+        there, where = psutil.virtual_memory().available, "free"
     else:
         import torch
 

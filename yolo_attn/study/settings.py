@@ -46,6 +46,7 @@ REFUSED = {
     "trainer": "a study has its own",
 }
 DEFAULT_SEEDS = 3
+MOST_SEEDS = 100
 
 
 @dataclass
@@ -71,7 +72,6 @@ def read(words: Sequence[str]) -> Request:
 
     Raises:
         StudyError: If a word, a key or a value cannot be.
-        SyntaxError: If a key is none; the words are Ultralytics'.
     """
     words = list(words)
     first = words.pop(0) if words and "=" not in words[0] else None
@@ -104,7 +104,7 @@ def read(words: Sequence[str]) -> Request:
         if not given.get("layers") and not given.get("models"):
             raise StudyError("layers= is missing; name at least one, such as layers=cbam,coordatt")
         name = str(given.get("name") or Path(given["data"]).stem)
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise StudyError(f"name={name}: a name, not a path; the folder around it is project=")
         folder = Path(str(given.get("project") or PROJECT)) / name
     running = {key: given[key] for key in RUNNING if key in given}
@@ -192,9 +192,16 @@ def layers(value: Any) -> list[dict[str, Any]]:
 def seeds(value: Any) -> list[int]:
     """Return seeds: the first so many for a number, or those listed."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value > MOST_SEEDS:
+            raise StudyError(
+                f"seeds={value}: that would be {value:,} trainings of each variant; the one seed {value} is "
+                f"seeds=[{value}]"
+            )
         return list(range(value))
     found = _listed(value) if not isinstance(value, (int, float)) else []
-    if not found or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in found):
+    if not found or not all(
+        isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in found
+    ):
         raise StudyError(f"seeds={value}: how many, or which ones: seeds=3 or seeds=0,3,5")
     if len(set(found)) < len(found):
         raise StudyError(f"seeds={value}: one is there twice")
@@ -292,4 +299,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RowError(f"{path} is no YAML: {error}") from error
     if not isinstance(found, dict):
         raise StudyError(f"{path} is no study: write lines like 'layers: [cbam, coordatt]'")
+    if {"names", "nc", "train"} & found.keys():
+        raise StudyError(f"{path} is no study but describes data; give it as data={path}")
     return {str(key): value for key, value in found.items()}

@@ -38,6 +38,9 @@ PLAN, COST, TRIAL, LOG, LOCK, ATTEMPTS, TRIAL_LOCK, PAIRS_LOCK = (
 )
 Record = dict[str, Any]
 _CLOCK_STEP = 2.0  # seconds by which Linux may date one process differently when its clock is set
+_PARTS = ("name", "settings", "variants", "versions", "data", "machine")
+_LOST = "Put it back from a copy, or begin another study with name="
+_AGAIN = "Delete it: the trial is run again"
 # What of a variant says which model it is.
 _SAME = ("kind", "layer", "place", "matched", "pretrained")
 
@@ -60,22 +63,38 @@ def read(folder: Path) -> Record | None:
     file = folder / RECORD
     if not file.is_file():
         return None
-    record = read_json(file)
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    record = read_json(file, _LOST)
+    if record.get("schema") != SCHEMA:
         raise StudyError(f"{file} is no study of this version of yolo-attn (schema {SCHEMA}); name another with name=")
     return record
 
 
-def read_json(file: Path) -> Any:
-    """Return the content of a JSON file.
+def check_whole(folder: Path, record: Record) -> None:
+    """Check that what ``study.json`` holds has all its parts.
 
     Raises:
-        StudyError: If it is none.
+        StudyError: If not.
+    """
+    missing = [key for key in _PARTS if key not in record] or [key for key in GROWING if key not in record["settings"]]
+    if missing:
+        raise StudyError(f"{folder / RECORD} is damaged: it has no {missing[0]!r}. {_LOST}")
+
+
+def read_json(file: Path, mend: str = "Delete it: what it held is made again") -> Record:
+    """Return the object that a JSON file of a study holds.
+
+    Raises:
+        StudyError: If it holds none; it ends with the mend.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
         raise StudyError(f"{file} cannot be read: {error}") from error
+    except ValueError as error:
+        raise StudyError(f"{file} is damaged: {error}. {mend}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{file} is damaged: it holds no JSON object. {mend}")
+    return content
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -172,7 +191,12 @@ def trial_folder(folder: Path, variant: str, seed: int) -> Path:
 def result(folder: Path, variant: str, seed: int) -> Record | None:
     """Return what ``trial.json`` of a trial holds, or None if it is not done."""
     file = trial_folder(folder, variant, seed) / TRIAL
-    return read_json(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    found = read_json(file, _AGAIN)
+    if found.get("state") not in ("finished", "failed"):
+        raise StudyError(f"{file} is damaged: its state is {found.get('state')!r}. {_AGAIN}")
+    return found
 
 
 def start_file(folder: Path, variant: Mapping[str, Any], seed: int) -> Path:
@@ -203,6 +227,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StudyError: If one does.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / LOCK
     own = json.dumps({"pid": os.getpid(), "started": _started(os.getpid()), "host": socket.gethostname()})
@@ -223,6 +248,8 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             file.unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):  # nothing came of it
+                folder.rmdir()
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def make(settings: Mapping[str, Any], data: Mapping[str, Any], say: Say) -> list
         found += _larger(settings, full, classes, channels, say)
     found += attention
     for own in settings["models"]:
-        model = models.of_one_scale(models.load(own), classes, channels)
+        model = models.of_one_scale(models.load(own, "models"), classes, channels)
         variant = _variant(models.stem(own), "own", _stated_gates(model, finish), imgsz, f"your {own}")
         if model.get("scales") and variant["scale"] != plain["scale"]:
             raise StudyError(f"models={own} has scale {variant['scale']}, and {name} has {plain['scale']}: no pair")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +174,9 @@ WRONG = {
     "MODEL image.png --layer 24": "--layer 24: ",
     "MODEL image.png --layer 12": "12, Concat: it does not keep the shape of one map",
     "MODEL image.png --imgsz big": "--imgsz 'big'",
+    "MODEL image.png --device gpu": "device='gpu': Invalid CUDA 'device=gpu' requested",
+    "MODEL https://a.b/image.png": "https://a.b/image.png: no such image; give one file",
+    "MODEL image.png -o image.png --force": "-o image.png: the picture would replace image.png; name another",
 }  # fmt: skip
 
 
@@ -273,3 +277,22 @@ def test_rt_detr_sees_a_stretched_image() -> None:
         predictor = RTDETRPredictor()
 
     assert looking.frame_of((60, 120), (64, 64), None, Model()).resized == (64, 64)
+
+
+def test_an_image_of_a_few_pixels_width_is_seen(make: Make, image: Path, capsys) -> None:
+    Image.new("RGB", (3, 2000)).save("thin $x$ 图.png")
+    assert main(["look", str(make("yolov8n-cbam")), "thin $x$ 图.png", "--imgsz", "64"]) == 0
+    done = capsys.readouterr()
+    assert "'source=thin $x$ 图.png' visualize=True" in done.out and "Glyph" not in done.err
+
+
+def test_text_is_drawn_as_it_stands_and_quietly(recwarn: pytest.WarningsRecorder) -> None:
+    from matplotlib.figure import Figure
+
+    from yolo_attn import fonts
+
+    with fonts.style({}):
+        figure = Figure()
+        figure.text(0, 0, "$\\frac$ \U000f0000")
+        figure.savefig(io.BytesIO())
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]

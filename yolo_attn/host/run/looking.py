@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ...look.scene import Detection, Frame, Scene
 from ...look.words import sentences
 from ..model import blocks
 from ..model.ours import describe_layers, is_attention, kind_of, repeats
+from . import whole_models
 
 HEAT = "visualize=True"
 _SHOWN = 50  # detections
@@ -63,6 +65,13 @@ def look(
     picture = Path(output) if output is not None else Path(f"{source.stem}-look.png")
     folder = Path(save) if save is not None else None
     _check_free(picture, folder, force)
+    for given in (source, file):
+        if picture.exists() and given.exists() and picture.samefile(given):
+            raise DataError(f"-o {picture}: the picture would replace {given}; name another")
+    if "://" in str(image) or not source.is_file():
+        raise DataError(f"{image}: no such image; give one file")
+    if device is not None:
+        whole_models.select_device(device)
     model = _open(file)
     found = find_layers(model.model, file, rows)
     network = copy.deepcopy(model.model).float().eval()  # predicting folds gates that are 0
@@ -88,7 +97,8 @@ def look(
     if folder is not None:
         _save(folder, scene, readings)
         say(f"Panels and numbers: {folder}")
-    say(f"Heat maps of what speaks for a class are Ultralytics' own: yolo predict model={file} source={source} {HEAT}")
+    command = shlex.join(["yolo", "predict", f"model={file}", f"source={source}", HEAT])
+    say(f"Heat maps of what speaks for a class are Ultralytics' own: {command}")
     return readings
 
 
@@ -149,13 +159,11 @@ def _check_free(picture: Path, folder: Path | None, force: bool) -> None:
 def _open(file: Path) -> Any:
     from ultralytics import YOLO
 
-    from ..opening import open_checkpoint
+    from ..opening import open_model
 
     if file.suffix != ".pt":
         raise DataError(f"{file} is no checkpoint: give the .pt file of the training")
-    held = open_checkpoint(file)  # says in one line what is wrong with it
-    if not isinstance(held, dict) or not isinstance(held.get("ema") or held.get("model"), nn.Module):
-        raise CheckpointError(f"{file} holds no model; give the best.pt or last.pt of a training")
+    open_model(file)  # says in one line what is wrong with it
     return YOLO(str(file))
 
 
@@ -163,8 +171,6 @@ def _predict(model: Any, image: Path, imgsz: Any, device: str | None) -> tuple[A
     """Return what Ultralytics predicts on an image, and what its network saw of it."""
     from ultralytics.utils.patches import imread
 
-    if not image.is_file():
-        raise DataError(f"{image}: no such image; give one file")
     if image.suffix.lower() != ".heic" and imread(str(image)) is None:  # that one is read by another package
         raise DataError(f"{image} cannot be read as an image")
     seen: list[Tensor] = []
@@ -245,7 +251,7 @@ def frame_of(image: tuple[int, int], seen: tuple[int, int], result: Any, model: 
         top, left = (round((n - m) / 2) for n, m in zip(seen, resized, strict=True))
     else:
         ratio = min(ratios)
-        resized = [round(n * ratio) for n in image]
+        resized = [max(1, round(n * ratio)) for n in image]
         top, left = (round((n - m) / 2 - 0.1) for n, m in zip(seen, resized, strict=True))
     return Frame(image, seen, (resized[0], resized[1]), top, left)
 

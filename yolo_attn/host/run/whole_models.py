@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..._version import __version__
-from ...errors import HostError, ModelNameError, YoloAttnError, nearest
+from ...errors import HostError, ModelNameError, RowError, YoloAttnError, nearest
 from ..install import install
 from ..model import surgery
 from ..model.model_names import host_models
@@ -31,6 +31,7 @@ def read_config(model: str | Path, nc: int | None = None) -> Config:
 
     Raises:
         ModelNameError: If there is no such model.
+        RowError: If it is another YAML, or none.
     """
     install()
     from ultralytics.nn import tasks
@@ -47,6 +48,11 @@ def read_config(model: str | Path, nc: int | None = None) -> Config:
     except FileNotFoundError as error:
         meant = nearest(path.stem, host_models())
         raise ModelNameError(f"there is no model {str(model)!r}{meant or '; name one such as yolov8n'}") from error
+    except ValueError as error:  # the host's own, of YAML's
+        raise RowError(f"{model} is no model YAML: {' '.join(str(error).split())}") from error
+    for part in ("backbone", "head"):
+        if not isinstance(config.get(part), list) or not config[part]:
+            raise RowError(f"{model} is no model YAML: it has no rows in '{part}:'")
     return config if nc is None else {**config, "nc": nc}
 
 
@@ -97,20 +103,29 @@ def export_onnx(model: Any, file: Path, imgsz: int, batch: int) -> Path:
         return Path(Exporter(overrides=words)(model=exported))
 
 
+def select_device(name: str) -> Any:
+    """Return the device that the host takes for ``device=name``.
+
+    Raises:
+        HostError: If there is no such device.
+    """
+    from ultralytics.utils import torch_utils
+
+    try:
+        with surgery.silence():
+            return torch_utils.select_device(name, verbose=False)
+    except (ValueError, AssertionError, RuntimeError) as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise HostError(f"device={name!r}: {first}") from error
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device that the host takes for ``device=name``; on the CPU this sets the host's number of threads.
 
     Raises:
         HostError: If there is no such device, or no cost can be measured on it.
     """
-    from ultralytics.utils.torch_utils import select_device
-
-    try:
-        with surgery.silence():
-            device = select_device(name, verbose=False)
-    except (ValueError, AssertionError, RuntimeError) as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise HostError(f"device={name!r}: {first}") from error
+    device = select_device(name)
     if not isinstance(device, torch.device) or device.type not in ("cpu", "cuda"):
         raise HostError(f"device={name!r}: cost is measured on the CPU or on a CUDA GPU; give cpu or 0")
     return device

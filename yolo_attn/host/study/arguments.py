@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import StudyError
 from ..install import install
+from ..model.surgery import silence
 
 
 def read_words(words: Iterable[str]) -> dict[str, Any]:
@@ -37,14 +38,18 @@ def check(given: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         ours: The keys of a study, with an example value each.
 
     Raises:
-        SyntaxError: If a key is neither ours nor Ultralytics'; the words are its own.
-        StudyError: If a value of a training argument cannot be.
+        StudyError: If a key is neither ours nor Ultralytics', or a value of a training argument cannot be.
     """
     install()
     from ultralytics.cfg import check_dict_alignment, get_cfg
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    check_dict_alignment({**DEFAULT_CFG_DICT, **ours}, dict(given))
+    try:
+        with silence():  # it shows the help of the yolo command
+            check_dict_alignment({**DEFAULT_CFG_DICT, **ours}, dict(given))
+    except SyntaxError as error:  # with that help, in older versions
+        wrong = [line.strip() for line in str(error).splitlines() if "is not a valid YOLO argument" in line]
+        raise StudyError("\n".join(wrong) or str(error)) from error
     theirs = {key: value for key, value in given.items() if key not in ours}
     try:
         get_cfg(overrides=theirs)
@@ -89,13 +94,20 @@ def describe_machine(names: list[str]) -> dict[str, Any]:
     """Return the names of the processor and of devices.
 
     Raises:
-        StudyError: If there is no such GPU.
+        StudyError: If there is no such device.
     """
     import torch
     from ultralytics.utils.torch_utils import get_cpu_info
 
     processor = get_cpu_info()
-    gpus = [int(name) for name in names if kind(name) == "cuda" and torch.cuda.is_available()]
+    for name in names:
+        try:
+            torch.device(torch_device(name))
+        except RuntimeError as error:
+            raise StudyError(f"device={name}: give cpu, or GPUs by number such as device=0,1") from error
+    gpus = [int(name) for name in names if kind(name) == "cuda"]
+    if gpus and not torch.cuda.is_available():
+        raise StudyError(f"device={gpus[0]}: PyTorch finds no GPU on this machine; leave device= out, or device=cpu")
     if missing := [number for number in gpus if number >= torch.cuda.device_count()]:
         raise StudyError(f"device={missing[0]}: this machine has {torch.cuda.device_count()} GPUs, the first is 0")
     cuda = [torch.cuda.get_device_name(number) for number in gpus]

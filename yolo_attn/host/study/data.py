@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ...cache import write_text
-from ...errors import DataError
+from ...errors import DataError, YoloAttnError
+from ...tabular import cut
 from ..install import install
 from ..model.surgery import silence
 
 Description = dict[str, Any]
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 
 
 def examine(data: str, arguments: Mapping[str, Any], folder: Path | None = None) -> Description:
@@ -32,26 +36,30 @@ def examine(data: str, arguments: Mapping[str, Any], folder: Path | None = None)
         ``instances`` of ``train`` and ``val``, ``names`` and ``channels``.
 
     Raises:
-        DataError: If there is no such data set, or no image in a split.
+        DataError: If there is no such data set, it cannot be used, or a split has no object.
     """
     install()
     from ultralytics.cfg import get_cfg
     from ultralytics.data import build, utils
 
-    known = {key: value for key, value in arguments.items() if key not in ("augmentations", "cache")}
+    known = {key: value for key, value in arguments.items() if key not in ("augmentations", "cache", "rect")}
     settings: Any = get_cfg(overrides={**known, "data": data, "task": "detect", "mode": "train"})
-    found = utils.check_det_dataset(data)
+    with _named(data):
+        found = utils.check_det_dataset(data)
     file = Path(str(found.get("yaml_file") or data)).absolute()
     for split in ("train", "val"):
         if not found.get(split):
             raise DataError(f"data={data}: it has no '{split}:', and a study needs both 'train:' and 'val:'")
         if split in (found.get("absent") or {}):
             raise DataError(found["absent"][split])
-    with silence():
+    with silence(), _named(data):
         sets: dict[str, Any] = {
             split: build.build_yolo_dataset(settings, found[split], settings.batch, found, mode=split, rect=False)
             for split in ("train", "val")
         }
+    for split, dataset in sets.items():
+        if not any(len(label["cls"]) for label in dataset.labels):
+            raise DataError(f"data={data}: no image of '{split}:' has an object that is to be found")
     names = [found["names"][key] for key in sorted(found["names"])]
     if settings.single_cls:
         names = ["item"]
@@ -67,6 +75,19 @@ def examine(data: str, arguments: Mapping[str, Any], folder: Path | None = None)
     if "coco" not in found and folder is not None:
         described["judged"] = str(_write_ground_truth(sets["val"], names, folder))
     return described
+
+
+@contextmanager
+def _named(data: str) -> Iterator[None]:
+    """Say in one line, with the name of the data, what the host has against them."""
+    try:
+        yield
+    except YoloAttnError:
+        raise
+    except (AssertionError, SyntaxError, LookupError, ValueError, TypeError, RuntimeError, OSError) as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        said = " ".join(_COLOUR.sub("", text).split())
+        raise DataError(f"data={data} cannot be used: {cut(said, 400)}") from error
 
 
 def _fingerprint(found: Mapping[str, Any], sets: Mapping[str, Any], names: list[str]) -> str:

@@ -14,6 +14,8 @@ from ..install import install
 from ..model import blocks
 from ..model.ours import is_attention, repeats
 from ..model.surgery import build, silence
+from ..opening import open_model
+from ..run.whole_models import read_config
 
 SCALES = "nsmlx"
 _STRIDE = 32
@@ -21,24 +23,34 @@ Model = dict[str, Any]
 _SCALED = re.compile(r"^(yolo(?:e-)?v?\d+)([nsmlx])(?![a-z])", re.IGNORECASE)
 
 
-def load(name: str) -> Model:
+def load(name: str, key: str = "model") -> Model:
     """Return the dictionary of a model YAML, ours, the host's or the user's; ``.yaml`` may be left out.
 
+    Args:
+        name: Name or path.
+        key: The setting that names it.
+
     Raises:
-        StudyError: If it is a checkpoint.
+        StudyError: If it is a checkpoint, or no model to detect with.
+        ModelNameError: If there is no such model.
+        RowError: If it is another YAML.
     """
     install()
-    from ultralytics.nn.tasks import yaml_model_load
+    from ultralytics.nn.tasks import guess_model_task
 
     path = Path(name)
     if path.suffix == ".pt":
         raise StudyError(
-            f"model={name} is a checkpoint; name its model YAML and give the weights as pretrained=: "
-            f"model={path.stem}.yaml pretrained={name}"
+            f"{key}={name} is a checkpoint; name its model YAML and give the weights as pretrained=: "
+            f"{key}={path.stem}.yaml pretrained={name}"
         )
-    file = name if path.suffix in (".yaml", ".yml") else f"{name}.yaml"
-    with silence():
-        return yaml_model_load(file)
+    model = read_config(name)
+    if model["head"][-1][2] != "RTDETRDecoder":  # older versions take it for nothing
+        with silence():
+            task = guess_model_task(model)
+        if task != "detect":
+            raise StudyError(f"{key}={name} is a {task} model; a study compares detection models, such as yolov8n")
+    return model
 
 
 def stem(name: str) -> str:
@@ -75,17 +87,20 @@ def rescaled(name: str, scale: str) -> str:
 
 
 def check_checkpoint(key: str, name: str) -> None:
-    """Check that a checkpoint is there, or can be had.
+    """Check that a checkpoint can be opened, or be had.
 
     Raises:
         StudyError: If it is neither a file nor what Ultralytics offers for download.
+        CheckpointError: If it is a file that holds no model.
     """
     install()
     from ultralytics.utils import SETTINGS
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-    is_file = Path(name).is_file() or (Path(SETTINGS["weights_dir"]) / name).is_file()
-    if not is_file and "://" not in name and Path(name).name not in GITHUB_ASSETS_NAMES:
+    files = [file for file in (Path(name), Path(SETTINGS["weights_dir"]) / name) if file.is_file()]
+    if files:
+        open_model(files[0])
+    elif "://" not in name and Path(name).name not in GITHUB_ASSETS_NAMES:
         raise StudyError(f"{key}={name}: there is no such file, and Ultralytics offers none of that name for download")
 
 

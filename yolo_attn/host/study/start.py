@@ -17,6 +17,8 @@ from ..model.align import align
 from ..model.ours import kind_of, plain_state
 from ..model.surgery import build, silence
 
+_LEAST_SHARE = 0.1  # of the parameters; two scales of YOLOv8 have some tensors of one shape
+
 
 def write_start(model: Path, seed: int, names: list[str], pretrained: str | None, file: Path) -> None:
     """Write the checkpoint of a plain model built under a seed, with pretrained weights where they fit.
@@ -27,19 +29,15 @@ def write_start(model: Path, seed: int, names: list[str], pretrained: str | None
         names: Classes of the data: the class outputs of a checkpoint are theirs only where the host says so.
         pretrained: Checkpoint, or None for a start from scratch.
         file: File to write.
+
+    Raises:
+        StudyError: If hardly any of the pretrained weights fit.
     """
     install()
     import ultralytics
-    from ultralytics import YOLO
     from ultralytics.nn.tasks import yaml_model_load
 
-    weights: Any = YOLO(pretrained).model if pretrained else None
-    with silence():
-        torch.manual_seed(seed)
-        built = build(yaml_model_load(model))
-        built.names = dict(enumerate(names))
-        if weights is not None:
-            built.load(weights, verbose=False)
+    built = begin(yaml_model_load(model), seed, names, pretrained)
     built.args = {}
     content = {
         "epoch": -1, "best_fitness": None, "model": built.float(), "ema": None, "updates": None, "optimizer": None,
@@ -49,6 +47,29 @@ def write_start(model: Path, seed: int, names: list[str], pretrained: str | None
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as draft:
         torch.save(content, draft)
+
+
+def begin(model: dict[str, Any], seed: int, names: list[str], pretrained: str | None) -> Any:
+    """Return a plain model built under a seed, with pretrained weights where they fit; see ``write_start``."""
+    install()
+    from ultralytics import YOLO
+
+    weights: Any = YOLO(pretrained).model if pretrained else None
+    with silence():
+        torch.manual_seed(seed)
+        built = build(model)
+        built.names = dict(enumerate(names))
+        if weights is not None:
+            before = {name: value.clone() for name, value in built.named_parameters()}
+            built.load(weights, verbose=False)
+            fit = sum(v.numel() for name, v in built.named_parameters() if not torch.equal(v, before[name]))
+            share = fit / sum(value.numel() for value in before.values())
+            if share < _LEAST_SHARE:
+                raise StudyError(
+                    f"pretrained={pretrained} fits only {share:.0%} of the model's weights: it is of another model or "
+                    "scale; name the checkpoint of this one"
+                )
+    return built
 
 
 def compare(base: Any, model: Any, is_whole: bool) -> str:

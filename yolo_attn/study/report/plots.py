@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
 
-from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from ... import fonts
 from .analysis import Analysis, Comparison, costs, curves, front
 from .phrases import say
 from .reading import ATTENTION, LARGER, OWN, PLAIN, POINTWISE
@@ -22,17 +21,6 @@ INK, SOFT, FAINT = "#1c2127", "#68727d", "#d3d8dd"
 COLOURS = {PLAIN: INK, POINTWISE: "#e69f00", LARGER: "#cc79a7", ATTENTION: "#0072b2", OWN: "#009e73"}
 MARKERS = {PLAIN: "s", POINTWISE: "D", LARGER: "^", ATTENTION: "o", OWN: "v"}
 LABELS = {PLAIN: "plain", POINTWISE: "pointwise", LARGER: "larger_scale", ATTENTION: "attention", OWN: "own"}
-CHINESE = (
-    *(
-        "Noto Sans CJK SC",
-        "Noto Sans SC",
-        "Source Han Sans SC",
-        "Source Han Sans CN",
-        "PingFang SC",
-        "Hiragino Sans GB",
-    ),
-    *("Microsoft YaHei", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Noto Sans CJK JP", "Arial Unicode MS"),
-)
 NAMES_SHOWN = 14  # points with a name beside them; of more only the controls and the front have one
 COLUMNS = 4
 _WIDTH = 8.0  # inches
@@ -40,19 +28,16 @@ _WIDTH = 8.0  # inches
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the report's style, with a Chinese font behind the usual one where there is one, quietly."""
-    installed = set(font_manager.get_font_names())
+    """Draw in the report's style."""
     settings: Any = {
-        "font.family": ["DejaVu Sans", *(name for name in CHINESE if name in installed)],
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9,
         "axes.edgecolor": SOFT, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK,
-        "text.parse_math": False, "axes.unicode_minus": True, "xtick.color": SOFT, "ytick.color": SOFT,
+        "axes.unicode_minus": True, "xtick.color": SOFT, "ytick.color": SOFT,
         "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.axisbelow": True, "grid.color": FAINT,
         "figure.dpi": 100, "savefig.dpi": 200, "legend.frameon": False, "pdf.fonttype": 42,
         "svg.fonttype": "none", "svg.hashsalt": "yolo-attn",
     }  # fmt: skip
-    with rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+")  # a letter that no font here has becomes a box
+    with fonts.style(settings):
         yield
 
 
