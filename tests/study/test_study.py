@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -272,30 +271,6 @@ def test_two_processes_never_work_on_one_study(study: Study) -> None:
     lock.write_text(json.dumps({**held, "host": "elsewhere"}))
     with pytest.raises(StudyError, match="on elsewhere"):
         study()
-
-
-def test_of_two_processes_that_begin_together_one_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
-    code = (
-        "import sys; from pathlib import Path; from yolo_attn.study import store\n"
-        "with store.locked(Path(sys.argv[1])):\n    print('here', flush=True); sys.stdin.read()"
-    )
-    words = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout and other.stdout.readline() == "here\n"
-        lock = tmp_path / store.LOCK
-        held = json.loads(lock.read_text())
-        for content in ("", json.dumps({**held, "started": 1.0})):  # not written yet; the clock was set far back
-            lock.write_text(content)
-            with pytest.raises(StudyError, match="worked on by another process"), store.locked(tmp_path):
-                pass
-            assert lock.read_text() == content
-        lock.write_text(json.dumps(held))
-        with pytest.raises(StudyError, match=f"worked on by process {other.pid} "), store.locked(tmp_path):
-            pass
-        other.communicate("")
-    with store.locked(tmp_path):
-        pass
 
 
 def test_what_a_study_is_made_of_must_not_change(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
