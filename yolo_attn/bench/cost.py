@@ -25,7 +25,6 @@ Group = Mapping[str, Config]  # models that are timed in the same rounds
 Ready = tuple[Row, dict[str, Call]]
 Say = Callable[[str], object]
 PYTORCH = "pytorch"
-_STRIDE = 32
 LEAST, MOST = 5, 15  # rounds, where their number follows from the time
 _SLOWER = 1.5  # an export with attention takes so many times longer than the plain one, more or less
 
@@ -85,7 +84,7 @@ def make_plan(
             raise HostError(f"threads={threads}: this machine has {cores} cores; more threads only wait for each other")
         torch.set_num_threads(threads)
     settle_allocator()
-    imgsz = -(-imgsz // _STRIDE) * _STRIDE
+    imgsz = whole_models.rounded(imgsz)
     training_batch = 16 if chosen.type == "cuda" else 2
     clock = "events" if chosen.type == "cuda" else clock
     return Plan(imgsz, batch, training_batch, chosen, torch.get_num_threads(), rounds, clock)

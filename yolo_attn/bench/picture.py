@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import fonts
 from . import exported
 from .cost import PYTORCH
 from .summary import is_measured
@@ -16,6 +17,7 @@ _STYLES = (("#0072b2", "o"), ("#d55e00", "D"), ("#009e73", "s"), ("#cc79a7", "^"
 _GREY = "#666666"
 
 
+@fonts.style({})
 def plot(rows: Sequence[Row], about: Row, path: Path) -> None:
     """Draw a row a layer and a panel a cost; the suffix of ``path`` chooses the format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -64,10 +66,7 @@ def plot(rows: Sequence[Row], about: Row, path: Path) -> None:
     axes[0].set_yticks(range(len(layers)), layers)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(places), frameon=False, fontsize=9)
-    figure.suptitle(
-        f"What a layer costs in {plain['model']}: times the plain model", fontsize=11, x=0.01, ha="left",
-        parse_math=False,
-    )  # fmt: skip
+    figure.suptitle(f"What a layer costs in {plain['model']}: times the plain model", fontsize=11, x=0.01, ha="left")
     where = f"{about['device']}, {about['processor']}" if about["device"] != "cpu" else about["processor"]
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
     figure.supxlabel(

@@ -20,6 +20,7 @@ from ..model.model_names import host_models
 from .runtimes import nothing_installed
 
 Config = dict[str, Any]
+_STRIDE = 32  # the largest of most models
 
 
 def read_config(model: str | Path, nc: int | None = None) -> Config:
@@ -101,6 +102,11 @@ def export_onnx(model: Any, file: Path, imgsz: int, batch: int) -> Path:
     with surgery.silence(), nothing_installed(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Path(Exporter(overrides=words)(model=exported))
+
+
+def rounded(imgsz: int) -> int:
+    """Return the side of an image, in pixels, as the host rounds it: up to a multiple of the stride."""
+    return -(-imgsz // _STRIDE) * _STRIDE
 
 
 def select_device(name: str) -> Any:

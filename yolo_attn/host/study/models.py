@@ -15,10 +15,9 @@ from ..model import blocks
 from ..model.ours import is_attention, repeats
 from ..model.surgery import build, silence
 from ..opening import open_model
-from ..run.whole_models import read_config
+from ..run.whole_models import read_config, rounded
 
 SCALES = "nsmlx"
-_STRIDE = 32
 Model = dict[str, Any]
 _SCALED = re.compile(r"^(yolo(?:e-)?v?\d+)([nsmlx])(?![a-z])", re.IGNORECASE)
 
@@ -138,7 +137,7 @@ def cost(model: Model, imgsz: int) -> tuple[int, float, dict[int, int]]:
         parts = repeats(row) if is_attention(row) else [*blocks.find_attention(row).values()]
         if parts:
             rows[index] = sum(_count(blocks.ungated(part)) for part in parts)
-    side = -(-imgsz // _STRIDE) * _STRIDE  # as training rounds it
+    side = rounded(imgsz)
     return _count(built), float(get_flops(built, side)), rows
 
 
