@@ -18,6 +18,9 @@ from yolo_attn.errors import HostError, ModelNameError
 
 pytest.importorskip("ultralytics")
 
+from yolo_attn.host.run import whole_models
+
+NANO = whole_models.read_config("yolov8n")
 PLAN = cost.Plan(64, 1, 2, torch.device("cpu"), 1)
 QUARTILES = ["median", "q1", "q3"]
 
@@ -147,14 +150,14 @@ def test_a_model_or_device_that_is_not_there_is_quoted(monkeypatch: pytest.Monke
     with pytest.raises(ModelNameError, match=r"'runs/best.pt' is a checkpoint"):
         cost.measure({"plain": "runs/best.pt"}, 64, "cpu", 1, 3, print)
     with pytest.raises(HostError, match=r"device='tpu:0': .*give cpu or 0"):
-        cost.make_plan(device="tpu:0")
+        cost.make_plan(NANO, device="tpu:0")
     with monkeypatch.context() as patch:
         patch.setattr("ultralytics.utils.torch_utils.select_device", lambda *_, **__: torch.device("mps"))
         with pytest.raises(HostError, match=r"device='mps': .*give cpu or 0"):
-            cost.make_plan(device="mps")
+            cost.make_plan(NANO, device="mps")
     if not torch.cuda.is_available():
         with pytest.raises(HostError, match=r"device='7': .*CUDA"):
-            cost.make_plan(device="7")
+            cost.make_plan(NANO, device="7")
 
 
 def test_what_cannot_be_built_is_an_error_in_the_study_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +186,7 @@ def test_a_runtime_that_cannot_load_the_export_is_a_finding(tmp_path: Path, monk
 
 def test_a_gpu_has_its_own_clock_and_batch_and_exported_models_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost.whole_models, "choose_device", lambda _: torch.device("cuda", 0))
-    plan = cost.make_plan(device="0")
+    plan = cost.make_plan(NANO, device="0")
     assert (plan.clock, plan.training_batch) == ("events", 16)
     clocks: list[str] = []
     monkeypatch.setattr(cost, "compare", lambda plain, groups, prepare, plan, *_: clocks.append(plan.clock) or [])
@@ -195,15 +198,16 @@ def test_threads_are_the_hosts_or_those_given(monkeypatch: pytest.MonkeyPatch) -
     before = torch.get_num_threads()
     monkeypatch.setattr(cost.os, "cpu_count", lambda: before + 1)
     with pytest.raises(HostError, match=f"threads={before + 2}: this machine has {before + 1} cores"):
-        cost.make_plan(device="cpu", threads=before + 2)
+        cost.make_plan(NANO, device="cpu", threads=before + 2)
     try:
-        assert cost.make_plan(device="cpu", threads=before + 1).threads == before + 1 == torch.get_num_threads()
+        assert cost.make_plan(NANO, device="cpu", threads=before + 1).threads == before + 1 == torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
 
 
 def test_a_size_that_no_model_takes_is_rounded_up() -> None:
-    assert [cost.make_plan(size, "cpu").imgsz for size in (1, 64, 200)] == [32, 64, 224]
+    assert [cost.make_plan(NANO, size, "cpu").imgsz for size in (1, 64, 200)] == [32, 64, 224]
+    assert cost.make_plan(whole_models.read_config("yolov8n-p6"), 96, "cpu").imgsz == 128  # its stride is 64
     assert cost.measure({"plain": "yolov8n"}, 33, "cpu", 1, 3, lambda _: None)["imgsz"] == 64
 
 

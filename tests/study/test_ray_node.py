@@ -102,7 +102,14 @@ def test_without_locks_it_runs_all_the_same(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_process_of_a_trial_knows_that_it_is_on_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(pool, "run_child", lambda words, log, threads: given.append((words, log, threads)) or 3)
+
+    def run_child(words: Any, log: Path, threads: int, children: Any) -> int:
+        given.append((words, log, threads))
+        log.parent.mkdir(parents=True)
+        log.touch()
+        return 3
+
+    monkeypatch.setattr(pool, "run_child", run_child)
     found = ray_node.run_process(tmp_path, store.Pending(2, 0, "se"), "cpu", 4)
     assert found and found["state"] == "failed" and "ended with 3" in found["error"]  # a crash is a failed trial
     (words, log, threads) = given[0]

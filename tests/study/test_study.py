@@ -111,6 +111,8 @@ def test_a_dry_run_shows_the_plan_and_begins_nothing(study: Study) -> None:
     assert RAN == [] and not Path("runs/study/s/study.json").exists()
     row = next(line.split() for line in said if line.startswith("yolov8n-se-neck"))
     assert row[-7:] == ["2", "of", "2", "7", "s", "1.0", "GiB"]
+    assert any(line.startswith("A trial: 3 epochs at ") for line in said)
+    assert any(line.startswith("A trial: 1 epoch at ") for line in study("epochs=1", "name=one", dry_run=True))
     assert "4 trials to run, 1 at once on cpu: about 28 s." in said
     kept = json.loads(Path("runs/study/s/plan.json").read_text())
     assert kept["seconds"] == 28 and kept["variants"]["yolov8n"]["parameters"] > 3_000_000

@@ -116,6 +116,8 @@ def test_each_trial_has_a_device_and_a_process(tmp_path: Path, monkeypatch: pyte
         time.sleep(0.1)
         with lock:
             together[0] -= 1
+        log.parent.mkdir(parents=True)
+        log.touch()
         return 1 if words[2] == "b" else -9
 
     monkeypatch.setattr(pool, "run_child", run_child)
@@ -126,6 +128,23 @@ def test_each_trial_has_a_device_and_a_process(tmp_path: Path, monkeypatch: pyte
     assert [one.variant for one, found in ended.items() if found is None].count("a") == 3  # killed: to go on with
     failed = store.result(tmp_path, "b", 0)
     assert failed and failed["state"] == "failed" and "ended with 1" in failed["error"]
+
+
+@pytest.mark.parametrize(("status", "error"), [(-9, None), (1, "its process ended with 1: no libc")])
+def test_a_failure_that_is_tried_again_leaves_nothing_behind(
+    status: int, error: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_child(words: Any, log: Path, threads: int, children: Any) -> int:
+        with log.open("a") as out:
+            out.write("no libc\n" if error else "")
+        return status
+
+    monkeypatch.setattr(pool, "run_child", run_child)
+    again = store.Pending(0, 0, "se")
+    pool.write_failure(tmp_path, again, "it broke")
+    (store.trial_folder(tmp_path, "se", 0) / store.LOG).write_text("it broke\n")
+    found = pool.run_one(tmp_path, again, [], 1)
+    assert found == store.result(tmp_path, "se", 0) and (found or {}).get("error") == error
 
 
 def test_a_process_that_begins_while_all_are_ended_is_ended_too(

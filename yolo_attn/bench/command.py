@@ -60,8 +60,8 @@ def bench(
     asked = _formats(given["formats"])
     if given["clock"] not in CLOCKS:
         raise YoloAttnError(f"clock={given['clock']}: give {' or '.join(CLOCKS)}")
+    plan = cost.make_plan(next(iter(plain.values())), device=given["device"], clock=given["clock"], **plan_words)
     folder = _folder(output, next(iter(plain)), force)
-    plan = cost.make_plan(device=given["device"], clock=given["clock"], **plan_words)
     rows: dict[str, Row] = {name: {"model": name, **places[name]} for name in (*plain, *places)}
     about: Row = {
         "imgsz": plan.imgsz, "batch": plan.batch, "training_batch": plan.training_batch, "threads": plan.threads,

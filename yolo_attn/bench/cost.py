@@ -58,6 +58,7 @@ class Plan:
 
 
 def make_plan(
+    model: Config,
     imgsz: int = 640,
     device: str = "",
     rounds: int | None = None,
@@ -68,6 +69,7 @@ def make_plan(
     """Return a plan for a device by the host's name for it.
 
     Args:
+        model: What is measured: dictionary of a model YAML.
         imgsz: Rounded up to a size that the model can take, as the host does.
         device: As in ``yolo predict``: ``cpu``, ``0``, or nothing for the first GPU, else the CPU.
         rounds: As in ``Plan``.
@@ -84,7 +86,7 @@ def make_plan(
             raise HostError(f"threads={threads}: this machine has {cores} cores; more threads only wait for each other")
         torch.set_num_threads(threads)
     settle_allocator()
-    imgsz = whole_models.rounded(imgsz)
+    imgsz = whole_models.rounded(imgsz, whole_models.build(model))
     training_batch = 16 if chosen.type == "cuda" else 2
     clock = "events" if chosen.type == "cuda" else clock
     return Plan(imgsz, batch, training_batch, chosen, torch.get_num_threads(), rounds, clock)
@@ -112,9 +114,9 @@ def measure(
         ModelNameError: If there is no such model.
         HostError: If there is no such device.
     """
-    plan = make_plan(imgsz, device, rounds)
     configs = {name: whole_models.read_config(model, nc) for name, model in models.items()}
     (first, plain), *others = configs.items()
+    plan = make_plan(plain, imgsz, device, rounds)
     groups = [dict(others[n : n + 2]) for n in range(0, len(others), 2)]
     rows: dict[str, Row] = {}
     for found in compare({first: plain}, groups, lambda config: in_pytorch(config, plan, False), plan, say=progress):

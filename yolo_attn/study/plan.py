@@ -106,7 +106,8 @@ def table(record: store.Record, plan: Plan, running: Mapping[str, Any], todo: Se
     settings = record["settings"]
     begins = f"weights of {settings['pretrained']}" if settings["pretrained"] else "random weights"
     lines += [
-        f"A trial: {settings['epochs']} epochs at {settings['imgsz']} px, batch {settings['batch']}, from {begins}, "
+        f"A trial: {settings['epochs']} epoch{'s' if settings['epochs'] > 1 else ''} at {settings['imgsz']} px, "
+        f"batch {settings['batch']}, from {begins}, "
         f"with {settings['loader_workers']} workers of the data loader (loader_workers=).",
         f"{len(todo)} trials to run, {_at_once(running, todo)} at once on {', '.join(running['devices'])}: about "
         f"{duration(left_seconds(plan, todo, running['workers']))}.",

@@ -38,11 +38,10 @@ def run_local(
             with telling:
                 on_start(trial)
             words = ["trial", str(folder), trial.variant, str(trial.seed), device]
-            log = store.trial_folder(folder, trial.variant, trial.seed) / store.LOG
-            status = run_child(words, log, threads(running["workers"]), children)
+            found = run_one(folder, trial, words, threads(running["workers"]), children)
             with telling:
                 if not stopping.is_set():
-                    on_done(trial, outcome(folder, trial, status))
+                    on_done(trial, found)
         finally:
             devices.put(device)
 
@@ -59,14 +58,27 @@ def run_local(
             raise
 
 
-def outcome(folder: Path, trial: store.Pending, status: int) -> dict[str, Any] | None:
-    """Return what a trial's process left behind, or None if it was killed; one that died otherwise is written down."""
+def run_one(
+    folder: Path,
+    trial: store.Pending,
+    words: Sequence[str],
+    threads: int,
+    children: set[subprocess.Popen[bytes]] | None = None,
+) -> dict[str, Any] | None:
+    """Run a trial in a process of its own and return what it left behind, or None if it was killed.
+
+    That a process died otherwise is written down. For the arguments see ``run_child``.
+    """
+    place = store.trial_folder(folder, trial.variant, trial.seed)
+    done, log = store.result(folder, trial.variant, trial.seed), place / store.LOG
+    if done is not None and done["state"] == "failed":  # it is tried again
+        (place / store.TRIAL).unlink()
+    before = log.stat().st_size if log.is_file() else 0
+    status = run_child(words, log, threads, children)
     done = store.result(folder, trial.variant, trial.seed)
     if done is not None or status in (0, -2, -9, -15):
         return done
-    place = store.trial_folder(folder, trial.variant, trial.seed)
-    log = place / store.LOG
-    tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] if log.is_file() else []
+    tail = log.read_bytes()[before:].decode(errors="replace").strip().splitlines()[-1:]
     return write_failure(folder, trial, f"its process ended with {status}: {' '.join(tail)}")
 
 

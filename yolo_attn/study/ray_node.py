@@ -54,8 +54,7 @@ def _workplace(order: Mapping[str, Any], fetch: Callable[[Any], bytes]) -> Itera
 def run_process(root: Path, trial: store.Pending, device: str, threads: int) -> dict[str, Any] | None:
     """Run a trial in a process of its own: if that breaks down, the worker of the cluster does not."""
     words = ["trial", str(root), trial.variant, str(trial.seed), device, "on-node"]
-    log = store.trial_folder(root, trial.variant, trial.seed) / store.LOG
-    return pool.outcome(root, trial, pool.run_child(words, log, threads))
+    return pool.run_one(root, trial, words, threads)
 
 
 def pack(root: Path, paths: Iterable[Path]) -> bytes:

@@ -42,7 +42,6 @@ def _run_alone(root: Path, place: Path, variant: str, seed: int, device: str, on
     done = store.result(root, variant, seed)
     if done is not None and done["state"] == "finished":
         return done
-    (place / store.TRIAL).unlink(missing_ok=True)  # of a failure that is tried again
     before = store.read_json(place / store.ATTEMPTS) if (place / store.ATTEMPTS).is_file() else {}
     attempts = {"started": before.get("started") or store.now(), "attempts": before.get("attempts", 0) + 1}
     store.write_json(place / store.ATTEMPTS, attempts)

@@ -174,6 +174,7 @@ WRONG = {
     "MODEL image.png --layer 24": "--layer 24: ",
     "MODEL image.png --layer 12": "12, Concat: it does not keep the shape of one map",
     "MODEL image.png --imgsz big": "--imgsz 'big'",
+    "MODEL image.png --imgsz 999999999": "image.png cannot be scaled to imgsz=[999999999, 999999999]: give a smaller",
     "MODEL image.png --device gpu": "device='gpu': Invalid CUDA 'device=gpu' requested",
     "MODEL https://a.b/image.png": "https://a.b/image.png: no such image; give one file",
     "MODEL image.png -o image.png --force": "-o image.png: the picture would replace image.png; name another",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,14 @@ def test_a_finished_run_is_recorded(train: Train, data: Path, tmp_path: Path, mo
     assert sorted(file.name for file in (tmp_path / "run" / "weights").iterdir()) == ["best.pt", "last.pt"]
     assert not listening(trainer) and "preprocess_batch" not in vars(trainer)
     assert not [text for text in said if "yolo-attn" in text]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others begin at 0")
+def test_the_peak_of_memory_is_not_that_of_the_parent() -> None:
+    held = np.ones(2**30, dtype=np.uint8)
+    code = "from yolo_attn.host.run.record import peak_process_memory; print(peak_process_memory())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10**8 < int(child.stdout) < held.nbytes < record.peak_process_memory()
 
 
 def test_a_run_that_is_not_ours_is_left_alone(train: Train, tmp_path: Path) -> None:

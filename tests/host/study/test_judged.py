@@ -13,6 +13,7 @@ import torch
 
 from yolo_attn.errors import DataError, StudyError
 from yolo_attn.host.opening import open_checkpoint
+from yolo_attn.host.run import whole_models
 from yolo_attn.host.study import arguments, data, models
 from yolo_attn.host.study import trial as trials
 from yolo_attn.host.study.trainer import Trial
@@ -151,6 +152,8 @@ def test_larger_scales_and_their_weights_are_found_by_name(tmp_path: Path) -> No
 
 def test_gflops_are_those_of_the_size_that_training_rounds_to(base: dict[str, Any]) -> None:
     assert models.cost(base, 200)[1] == models.cost(base, 224)[1] > models.cost(base, 192)[1] > 0
+    deep = whole_models.read_config("yolov8n-p6")  # its stride is 64
+    assert models.cost(deep, 96)[1] == models.cost(deep, 128)[1] > models.cost(deep, 64)[1] > 0
 
 
 def test_models_for_other_tasks_are_refused(make_trial: MakeTrial, tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def _open(file: Path) -> Any:
 
 def _predict(model: Any, image: Path, imgsz: Any, device: str | None) -> tuple[Any, Tensor]:
     """Return what Ultralytics predicts on an image, and what its network saw of it."""
+    import cv2
     from ultralytics.utils.patches import imread
 
     if image.suffix.lower() != ".heic" and imread(str(image)) is None:  # that one is read by another package
@@ -181,7 +182,10 @@ def _predict(model: Any, image: Path, imgsz: Any, device: str | None) -> tuple[A
     model.add_callback("on_predict_start", listen)
     given = {"imgsz": imgsz, "device": device}
     given = {name: value for name, value in given.items() if value is not None}
-    results = model.predict(str(image), verbose=False, save=False, **given)
+    try:
+        results = model.predict(str(image), verbose=False, save=False, **given)
+    except (cv2.error, MemoryError) as error:
+        raise DataError(f"{image} cannot be scaled to imgsz={imgsz}: give a smaller one ({error})") from error
     if len(results) != 1 or not seen:
         raise DataError(f"{image} is no single image")
     return results[0].cpu(), seen[-1].float()

@@ -20,7 +20,7 @@ from ..model.model_names import host_models
 from .runtimes import nothing_installed
 
 Config = dict[str, Any]
-_STRIDE = 32  # the largest of most models
+_LEAST_STRIDE = 32  # to which the host rounds sizes of every model
 
 
 def read_config(model: str | Path, nc: int | None = None) -> Config:
@@ -104,9 +104,10 @@ def export_onnx(model: Any, file: Path, imgsz: int, batch: int) -> Path:
         return Path(Exporter(overrides=words)(model=exported))
 
 
-def rounded(imgsz: int) -> int:
-    """Return the side of an image, in pixels, as the host rounds it: up to a multiple of the stride."""
-    return -(-imgsz // _STRIDE) * _STRIDE
+def rounded(imgsz: int, model: Any) -> int:
+    """Return the side of an image, in pixels, as the host rounds it for a model: up to a multiple of its stride."""
+    stride = max(int(model.stride.max()), _LEAST_STRIDE)
+    return -(-imgsz // stride) * stride
 
 
 def select_device(name: str) -> Any:

@@ -137,7 +137,7 @@ def cost(model: Model, imgsz: int) -> tuple[int, float, dict[int, int]]:
         parts = repeats(row) if is_attention(row) else [*blocks.find_attention(row).values()]
         if parts:
             rows[index] = sum(_count(blocks.ungated(part)) for part in parts)
-    side = rounded(imgsz)
+    side = rounded(imgsz, built)
     return _count(built), float(get_flops(built, side)), rows
 
 
