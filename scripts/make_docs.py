@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -43,9 +44,9 @@ def sections(chinese: bool = False) -> dict[str, str]:
     parts["identity"] = decision.starts_as_identity(chinese)
     tables = {
         "demo": demo_chinese if chinese else demo,
-        "transfer": evidence.transfer_table,
-        "transfer-bccd": evidence.study_table,
-        "start-neu": start_study.start_table,
+        "transfer": functools.partial(evidence.transfer_table, chinese=chinese),
+        "transfer-bccd": functools.partial(evidence.study_table, chinese=chinese),
+        "start-neu": functools.partial(start_study.start_table, chinese=chinese),
         "speed-bccd": evidence.speed_table,
         "speed-bccd-layers": evidence.speed_table,
         "benchmark": report.benchmark_table,

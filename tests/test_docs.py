@@ -38,6 +38,7 @@ def test_generated_parts_are_those_of_the_registry_and_the_results(page: Path, s
     markers = set(re.findall(r"<!-- /([\w-]+) -->", text))
     assert markers <= set(script.sections())
     assert not re.search(r"<!-- ([\w-]+) -->\s*<!-- /\1 -->", text), "an empty part"
+    assert "| `` |" not in text, "an empty cell that shows its quotes"
 
 
 def test_the_demo_shown_is_the_demo() -> None:

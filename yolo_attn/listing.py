@@ -66,9 +66,10 @@ def markdown() -> str:
         "|---|---|---|---|---|",
     ]
     for layer in TABLE:
-        parameters = layer.parameters()
+        usage = usage_of(layer.parameters())
         aliases = ", ".join(f"`{alias}`" for alias in layer.aliases) or "-"
-        rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {layer.cited()} | `{usage_of(parameters)}` |")
+        arguments = f"`{usage}`" if usage else "-"
+        rows.append(f"| `{layer.name}` | {aliases} | `{layer.slug}` | {layer.cited()} | {arguments} |")
     return "\n".join(rows)
 
 

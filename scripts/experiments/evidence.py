@@ -106,7 +106,7 @@ def load(folder: str | Path, task: str) -> dict[str, Any] | None:
     return max(found, key=lambda content: content["made"], default=None)
 
 
-def transfer_table(content: Mapping[str, Any]) -> str:
+def transfer_table(content: Mapping[str, Any], chinese: bool = False) -> str:
     """Return the record of ``scripts/transfer_table.py`` as Markdown: one row a model, its places side by side.
 
     The layers that were tried in one model only are a sentence.
@@ -117,12 +117,9 @@ def transfer_table(content: Mapping[str, Any]) -> str:
     )
     rows = [row for row in content["rows"] if row["layer"] == first]
     places = list(dict.fromkeys(row["place"] for row in rows))
-    lines = [
-        "| model | tensors of the base | "
-        + " | ".join(f"Ultralytics, {p}" for p in places)
-        + " | yolo-attn | difference |",
-        "|---" * (4 + len(places)) + "|",
-    ]
+    ends = ("模型", "基础模型的张量", "差别") if chinese else ("model", "tensors of the base", "difference")
+    heads = [*ends[:2], *(f"Ultralytics, {place}" for place in places), "yolo-attn", ends[2]]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = {row["place"]: row for row in rows if row["model"] == model}
         tensors = next(iter(mine.values()))["tensors"]
@@ -133,28 +130,39 @@ def transfer_table(content: Mapping[str, Any]) -> str:
     if others:
         layers = list(dict.fromkeys(row["layer"] for row in others))
         whole = [row for row in others if row["ours"] == row["tensors"] and not row["difference"]]
-        lines += [
-            "",
-            f"The other {len(layers)} layers in {others[0]['model']}: {len(whole)} of {len(others)} insertions lose "
-            "no tensor and change no output.",
-        ]
+        model, tried = others[0]["model"], len(others)
+        if chinese:
+            said = f"其余 {len(layers)} 种层在 {model} 中：{tried} 次插入中有 {len(whole)} 次不丢失张量，也不改变输出。"
+        else:
+            said = f"The other {len(layers)} layers in {model}: {len(whole)} of {tried} insertions lose "
+            said += "no tensor and change no output."
+        lines += ["", said]
     return "\n".join(lines)
 
 
-def study_table(content: Mapping[str, Any]) -> str:
+# Starts of the table, in English and Chinese.
+_STARTS = {
+    "base": ("no layer", "不加层"),
+    "stock": ("Ultralytics' transfer", "Ultralytics 的载入方式"),
+    "paper": ("all tensors, paper's start", "全部张量，论文的初始化"),
+    "identity": ("all tensors, identity start", "全部张量，恒等映射"),
+}
+
+
+def study_table(content: Mapping[str, Any], chinese: bool = False) -> str:
     """Return the record of ``scripts/transfer_study.py`` as Markdown: mean mAP50-95 and its spread over the seeds."""
     rows = content["rows"]
     epochs = [int(key.split()[1]) for key in rows[0] if key.startswith("epoch ")]
-    names = {0: "before training", 1: "after 1 epoch"}
-    lines = [
-        "| layer | place | start | " + " | ".join(names.get(e, f"after {e} epochs") for e in epochs) + " |",
-        "|---" * (3 + len(epochs)) + "|",
-    ]
-    starts = {"base": "no layer", "stock": "Ultralytics' transfer", "paper": "all tensors, paper's start"}
+    if chinese:
+        heads = ["层", "位置", "起点", *(f"{e} 轮后" if e else "训练前" for e in epochs)]
+    else:
+        names = {0: "before training", 1: "after 1 epoch"}
+        heads = ["layer", "place", "start", *(names.get(e, f"after {e} epochs") for e in epochs)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         values = " | ".join(f"{row[f'epoch {e}']:.3f} ± {row[f'spread {e}'] / 2:.3f}" for e in epochs)
-        start = starts.get(row["start"], "all tensors, identity start")
-        lines.append(f"| {row['layer']} | {row['place'] or '-'} | {start} | {values} |")
+        layer = "无" if chinese and row["layer"] == "none" else row["layer"]
+        lines.append(f"| {layer} | {row['place'] or '-'} | {_STARTS[row['start']][chinese]} | {values} |")
     return "\n".join(lines)
 
 

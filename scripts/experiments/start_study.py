@@ -35,6 +35,12 @@ GATES = {
     "own rate": (1, False, 20),
 }
 STARTS = ("paper", *GATES, "schedule")
+# Heads of the table, in English and Chinese.
+TITLES = {
+    "paper": ("paper's start", "论文的初始化"), "gain 1": ("gain 1", "增益 1"), "gain 8": ("gain 8", "增益 8"),
+    "gain 64": ("gain 64", "增益 64"), "per channel": ("gain 8 per channel", "增益 8，逐通道"),
+    "own rate": ("20 times the rate", "20 倍学习率"), "schedule": ("schedule", "预设调度"),
+}  # fmt: skip
 GATE_EVERY = 65  # steps between two readings of the gates
 
 
@@ -270,7 +276,7 @@ def _model(folder: Path, run: dict[str, Any]) -> str:
     return str(path)
 
 
-def start_table(content: Mapping[str, Any]) -> str:
+def start_table(content: Mapping[str, Any], chinese: bool = False) -> str:
     """Return the record of ``scripts/start_study.py`` as Markdown: what each start cost, and what became of the gates.
 
     The mAP at the end is a difference to the base that was fine-tuned without a layer.
@@ -286,25 +292,34 @@ def start_table(content: Mapping[str, Any]) -> str:
     gates = []
     for start, place in itertools.product([s for s in starts if s in GATES], dict.fromkeys(p for _, p in places)):
         mine = [row["gates"] for (_, where, named), row in rows.items() if (where, named) == (place, start)]
-        gates.append([_title(start), place, *(f"{mean(column):.3f}" for column in zip(*mine, strict=True))])
+        gates.append([_title(start, chinese), place, *(f"{mean(column):.3f}" for column in zip(*mine, strict=True))])
     (base,) = (row for row in content["rows"] if row["start"] == "base")
     runs, back = (sum(row[key] for row in content["rows"]) for key in ("seeds", "back"))
     steps = content["settings"]["runs"][0]["steps"][1:]
-    heads = ["layer", "place", "paper's start, before", *map(_title, starts)]
-    said = (
-        f"The base has {base['maps'][0]:.1f} mAP50-95. Fine-tuned without a layer it has {base['maps'][-1]:.1f} in the "
-        f"end. {back} of all {runs} runs were back at {base['maps'][0]:.1f} after an epoch."
-    )
-    over = "Mean of |g| over the layers, on the way (with one gate per channel, g is their mean):"
+    before, after = base["maps"][0], base["maps"][-1]
+    if chinese:
+        heads = ["层", "位置", "论文的初始化，微调前"]
+        gate_heads = ["门控", "位置", *(f"{step} 步" for step in steps)]
+        said = (
+            f"基础模型的 mAP50-95 为 {before:.1f}，不加层微调后为 {after:.1f}。"
+            f"全部 {runs} 次训练中，有 {back} 次在某一轮后回到了 {before:.1f}。"
+        )
+        over = "训练途中 |g| 对各层的均值（逐通道门控时，g 为各通道的均值）："
+    else:
+        heads = ["layer", "place", "paper's start, before"]
+        gate_heads = ["gate", "place", *(f"{step} steps" for step in steps)]
+        said = (
+            f"The base has {before:.1f} mAP50-95, and {after:.1f} when it is fine-tuned without a layer. "
+            f"{back} of all {runs} runs reached {before:.1f} again after any epoch."
+        )
+        over = "Mean of |g| over the layers, on the way (with one gate per channel, g is their mean):"
+    heads += [_title(start, chinese) for start in starts]
     tables = [
         tabular.markdown_table(heads, ends, [column > 1 for column in range(len(heads))]),
-        tabular.markdown_table(
-            ["gate", "place", *(f"{step} steps" for step in steps)], gates, [False, False, *map(bool, steps)]
-        ),
+        tabular.markdown_table(gate_heads, gates, [False, False, *map(bool, steps)]),
     ]
     return "\n".join([said, "", tables[0], over, "", tables[1]]).rstrip()
 
 
-def _title(start: str) -> str:
-    titles = {"paper": "paper's start", "own rate": "20 times the rate", "per channel": "gain 8 per channel"}
-    return titles.get(start, start)
+def _title(start: str, chinese: bool) -> str:
+    return TITLES[start][chinese]

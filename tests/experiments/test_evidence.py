@@ -39,6 +39,8 @@ def test_a_record_is_written_and_found_again(tmp_path: Path) -> None:
     partial = {**content, "rows": [ROWS[0], {**ROWS[1], "model": "b"}, *others]}
     *_, last, _, said = evidence.transfer_table(partial).splitlines()
     assert last == "| b | 9 | - | 2 | 9 | 0 |" and said.startswith("The other 2 layers in a: 1 of 2 insertions lose no")
+    *_, last, _, said = evidence.transfer_table(partial, chinese=True).splitlines()
+    assert last == "| b | 9 | - | 2 | 9 | 0 |" and said.startswith("其余 2 种层在 a 中：2 次插入中有 1 次不丢失张量")
 
 
 @pytest.mark.parametrize("field", evidence.FIELDS)
@@ -55,3 +57,6 @@ def test_the_study_table_shows_mean_and_half_the_spread() -> None:
     row |= {"epoch 0": 0.4, "spread 0": 0.0, "epoch 1": 0.41, "spread 1": 0.02}
     table = evidence.study_table({"rows": [row]})
     assert table.splitlines()[-1] == "| SE | neck | all tensors, identity start | 0.400 ± 0.000 | 0.410 ± 0.010 |"
+    head, _, last = evidence.study_table({"rows": [row]}, chinese=True).splitlines()
+    assert head == "| 层 | 位置 | 起点 | 训练前 | 1 轮后 |"
+    assert last == "| SE | neck | 全部张量，恒等映射 | 0.400 ± 0.000 | 0.410 ± 0.010 |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,14 @@ def test_the_summary_pairs_seeds_and_counts_steps() -> None:
     assert (gain["difference"], gain["back"], gain["steps"], gain["gates"]) == (17.5, 2, 15, [0.15, 0.15])
     assert gain["low"] == pytest.approx(17.5 - 12.706 * 2.5, abs=0.01) and gain["high"] > 17.5  # t of one degree
     table = start_study.start_table({"rows": rows, "settings": {"runs": runs}})
-    assert table.startswith("The base has 50.0 mAP50-95. Fine-tuned without a layer it has 42.5 in the end. 3 of all 6")
+    assert table.startswith("The base has 50.0 mAP50-95, and 42.5 when it is fine-tuned without a layer. 3 of all 6")
     assert "| SE | neck | 10.0 | -2.5 [-161.3, +156.3] | +17.5 [-14.3, +49.3] |" in table
     assert table.endswith(
         "| gate | place | 10 steps | 20 steps |\n| --- | --- | ---: | ---: |\n| gain 8 | neck | 0.150 | 0.150 |"
     )
+    chinese = start_study.start_table({"rows": rows, "settings": {"runs": runs}}, chinese=True)
+    assert chinese.startswith("基础模型的 mAP50-95 为 50.0，不加层微调后为 42.5。全部 6 次训练中，有 3 次")
+    assert re.findall(r"[\d.]{4,}", chinese.partition("|")[2]) == re.findall(r"[\d.]{4,}", table.partition("|")[2])
 
 
 def test_a_run_is_claimed_once_and_again_after_its_process_died(tmp_path: Path) -> None:

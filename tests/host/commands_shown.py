@@ -139,6 +139,7 @@ ELSEWHERE = {
         "tests/study/test_ray.py::test_a_study_on_ray_has_the_numbers_of_one_without",
     "yolo train resume model=runs/detect/train/weights/last.pt":
         "tests/host/run/test_guard.py::test_a_killed_training_resumes",
+    "pip install .": "tests/test_packaging.py::test_install_and_uninstall_leave_no_trace",
     "pip uninstall yolo-attn": "tests/test_packaging.py::test_install_and_uninstall_leave_no_trace",
     "python scripts/experiments/gpu.py":
         "tests/experiments/test_gpu.py::test_all_parts_run_through_with_tiny_settings",
