@@ -86,11 +86,12 @@ def everything(analysis: Analysis) -> dict[str, Any]:
 def markdown(analysis: Analysis) -> str:
     """Return the report in Markdown."""
     study = analysis.study
+    main_notes = ["caption_variants"] + ["caption_controls"] * any(map(analysis.main, (POINTWISE, LARGER)))
     sections = [
-        ("variants", _markdown_main(analysis)),
-        ("both", _markdown_metrics(analysis, cells.overall(analysis))),
-        ("sizes", _markdown_metrics(analysis, cells.sizes(analysis))),
-        ("classes", _markdown_classes(analysis)),
+        ("variants", _with_notes(_markdown_main(analysis), *main_notes, plain=study.plain.name)),
+        ("both", _with_notes(_markdown_metrics(analysis, cells.overall(analysis)), "caption_both")),
+        ("sizes", _with_notes(_markdown_metrics(analysis, cells.sizes(analysis)), "caption_sizes")),
+        ("classes", _with_notes(_markdown_classes(analysis), "caption_classes")),
         ("method", _bullets(sentences.method(analysis, "en"))),
         ("lacking", _bullets(sentences.lacking(analysis, "en"))),
         (
@@ -143,6 +144,12 @@ def _latex_row(analysis: Analysis, variant: Variant, metrics: Sequence[str]) -> 
     return [tabular.escape_latex(variant.name), *(text.replace("-", "--") for text in numbers), mean, ends, str(seeds)]
 
 
+def _with_notes(table: str, *keys: str, **values: str) -> str:
+    """Return a table with what its marks mean below it, or nothing for no table."""
+    notes = " ".join(say(key, "en", **values) for key in keys)
+    return table and f"{table}\n{_safe(notes)}\n"
+
+
 def _markdown_main(analysis: Analysis) -> str:
     heads = [say(key, "en") for key in ("variant", "parameters", "gflops", "latency")]
     heads += [say("score", "en", metric=say(analysis.primary, "en"))]
@@ -150,7 +157,7 @@ def _markdown_main(analysis: Analysis) -> str:
     rows = [
         [
             v.name, cells.millions(v), cells.gflops(v), cells.latency(analysis, v),
-            cells.scores(analysis, v, analysis.primary), cells.verdict(analysis, v, "en"),
+            cells.scores(analysis, v, analysis.primary), _safe(cells.verdict(analysis, v, "en")),
             *(cells.with_control(analysis, v, kind) for kind in (POINTWISE, LARGER)),
         ]
         for v in analysis.study.variants
@@ -168,7 +175,7 @@ def _markdown_metrics(analysis: Analysis, metrics: Sequence[str]) -> str:
 
 def _metric(analysis: Analysis, variant: Variant, metric: str) -> str:
     c = analysis.find(variant.name, metric)
-    return sentences.value(c, analysis.digits) + _star(c) if c else cells.scores(analysis, variant, metric)
+    return _bold(c, sentences.value(c, analysis.digits)) if c else cells.scores(analysis, variant, metric)
 
 
 def _markdown_classes(analysis: Analysis) -> str:
@@ -176,19 +183,20 @@ def _markdown_classes(analysis: Analysis) -> str:
     for variant in analysis.study.variants if analysis.classes else ():
         found = [analysis.find(variant.name, CLASS, name) for name in analysis.classes]
         if any(found):
-            rows.append([variant.name, *(cells.class_difference(analysis, c) + _star(c) for c in found)])
+            rows.append([variant.name, *(_bold(c, cells.class_difference(analysis, c)) for c in found)])
     heads = [say("variant", "en"), *analysis.classes]
     return _markdown_table(heads, rows, 1, len(heads)) if rows else ""
 
 
-def _star(c: Comparison | None) -> str:
-    return "*" if cells.is_beyond_chance(c) else ""
+def _bold(c: Comparison | None, text: str) -> str:
+    return f"**{text}**" if cells.is_beyond_chance(c) else text
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], first: int, end: int) -> str:
-    """Return a table whose columns from ``first`` up to ``end`` are numbers."""
+    """Return a table of names and Markdown, whose columns from ``first`` up to ``end`` are numbers."""
     numeric = [first <= i < end for i in range(len(heads))]
-    return tabular.markdown_table([_safe(head) for head in heads], [[_safe(c) for c in row] for row in rows], numeric)
+    lines = [[_safe(name), *row] for name, *row in rows]
+    return tabular.markdown_table([_safe(head) for head in heads], lines, numeric)
 
 
 def _bullets(lines: Iterable[str]) -> str:
