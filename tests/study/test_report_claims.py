@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,3 +120,36 @@ def test_markdown_explains_its_marks(analysis: Analysis) -> None:
     (c,) = (c for c in analysis.main() if c.variant == "yolov8s")
     value = sentences.value(c, analysis.digits)
     assert f"| **{value}** |" in text and r"\*" not in text and text.count("bold: beyond chance") == 3
+
+
+def test_the_latex_table_fits_a_page_and_its_caption_says_every_unit(analysis: Analysis) -> None:
+    tex = texts.latex(analysis)
+    (caption,) = (line for line in tex.splitlines() if line.startswith(r"\caption"))
+    assert "Attention in yolov8n on neu.yaml (5 epochs, image size 224)" in caption
+    assert r"mAP: COCO AP; mAP$_{50}$: the same at IoU 0.5; both in points ($100 \times$ mAP)" in caption
+    assert "Params in millions; latency of one image in ms (cpu, AMD EPYC 7763)." in caption
+    assert "each for its variant alone, so one without a star may exclude zero" in caption
+    lines = tex.splitlines()
+    assert r"\footnotesize" in lines and r"\setlength{\tabcolsep}{3pt}" in lines
+    assert "\nse-neck & " in tex and "\nyolov8n & " in tex and "yolov8n-" not in tex
+    bare = replace(analysis, study=replace(analysis.study, cost={}))
+    assert "Params in millions." in texts.latex(bare)
+
+
+def test_the_latex_table_of_long_names_fits_a_thesis(tmp_path: Path) -> None:
+    """Of 12 points on A4 with margins of 25 mm, measured in the letters of LaTeX."""
+    from matplotlib import get_data_path
+    from matplotlib.ft2font import FT2Font
+
+    font = FT2Font(str(Path(get_data_path(), "fonts", "ttf", "cmr10.ttf")))
+    font.set_size(10, 72)  # \footnotesize there
+
+    def width(cell: str) -> float:
+        font.set_text(re.sub(r"\\rlap\{.*?\}\$?|[$\\{}]", "", cell).replace("_", ""))
+        return font.get_width_height()[0] / 64
+
+    rows = made_study.variants(("CoordAtt", "BiFormer"), ("backbone",))
+    tex = texts.latex(analyse(read(made_study.make(tmp_path / "wide", rows, epochs=3, noise=0.02))))
+    table = [line[: -len(r" \\")].split(" & ") for line in tex.splitlines() if line.endswith(r"\\")]
+    total = sum(max(map(width, column)) + 2 * 3 for column in zip(*table, strict=True))
+    assert total < 160 / 25.4 * 72

@@ -110,22 +110,27 @@ def latex(analysis: Analysis) -> str:
     """Return the main table in LaTeX, with caption and label; it needs the package ``booktabs``."""
     study, metric = analysis.study, analysis.primary
     second = "coco.AP50" if metric == "coco.AP" else "ultralytics.map50"
-    heads = ["Variant", "Params (M)", "GFLOPs", "Latency (ms)", "mAP", r"mAP$_{50}$", r"$\Delta$", r"95\% CI", "Seeds"]
+    heads = ["Variant", "Params", "GFLOPs", "Latency", "mAP", r"mAP$_{50}$", r"$\Delta$", r"95\% CI", "Seeds"]
     rows: list[list[str]] = []
     for group in cells.groups(analysis):
         rows += [[]] if rows else []  # a rule
         rows += [_latex_row(analysis, variant, (metric, second)) for variant in group]
     plain, data = (tabular.escape_latex(name) for name in (study.plain.name, study.data))
     label = re.sub(r"[^a-z0-9]+", "-", study.name.lower()).strip("-") or "study"
+    settings = study.facts["settings"]
+    latency_on = tabular.escape_latex(dict(cells.facts(analysis)).get("latency_on", ""))
     caption = (
-        f"Attention in {plain} on {data}: means over seeds of {tabular.escape_latex(say(metric, 'en'))} and its "
-        r"mAP at IoU 0.5, at the best epoch on the validation split. $\Delta$: mean difference from "
-        f"{plain} paired by seed, in points, with its 95\\% interval by the paired $t$ test. "
+        f"Attention in {plain} on {data} ({settings.get('epochs')} epochs, image size {settings.get('imgsz')}): "
+        f"means over seeds at the best epoch on the validation split. mAP: {tabular.escape_latex(say(metric, 'en'))}; "
+        r"mAP$_{50}$: the same at IoU 0.5; both in points ($100 \times$ mAP). Params in millions"
+        f"{f'; latency of one image in ms ({latency_on})' if latency_on else ''}. "
+        rf"$\Delta$: mean difference from {plain} paired by seed, in points, with its 95\% interval by the paired $t$ "
+        "test, each for its variant alone, so one without a star may exclude zero. "
         r"$^{*}$: holds at a false discovery rate of 5\% over all variants of its kind (Benjamini--Hochberg)."
     )
     lines = [
         r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
-        rf"\label{{tab:{label}}}",
+        rf"\label{{tab:{label}}}", r"\footnotesize", r"\setlength{\tabcolsep}{3pt}",
         tabular.latex_table(heads, rows, [False, *[True] * 8]).rstrip(), r"\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -141,7 +146,8 @@ def _latex_row(analysis: Analysis, variant: Variant, metrics: Sequence[str]) -> 
         mean = f"${sentences.signed(c.pair.mean, analysis.digits)}${star}"
         ends = f"${text}$" if (text := sentences.interval(c, analysis.digits)) else "--"
     seeds = len(c.pair.seeds) if c else len(analysis.scores(variant.name, metrics[0]))
-    return [tabular.escape_latex(variant.name), *(text.replace("-", "--") for text in numbers), mean, ends, str(seeds)]
+    name = tabular.escape_latex(cells.short_name(variant.name, analysis.study.plain.name))
+    return [name, *(text.replace("-", "--") for text in numbers), mean, ends, str(seeds)]
 
 
 def _with_notes(table: str, *keys: str, **values: str) -> str:
