@@ -183,8 +183,8 @@ PHRASES: dict[str, tuple[str, str]] = {
     ),
     "caption_curves": (
         "Ultralytics mAP50-95 on the validation split after each epoch: mean and range over seeds, "
-        "as far as all seeds ran; grey: plain. The first fifth of the training may lie below the axis.",
-        "每轮训练后验证集上的 Ultralytics mAP50-95：各种子的均值与范围，截至所有种子都跑到的轮数；灰色为基线。"
+        "as far as all seeds ran; dashed grey: plain. The first fifth of the training may lie below the axis.",
+        "每轮训练后验证集上的 Ultralytics mAP50-95：各种子的均值与范围，截至所有种子都跑到的轮数；灰色虚线为基线。"
         "训练前五分之一的曲线可能在坐标轴以下。",
     ),
     "caption_classes": (
@@ -206,7 +206,8 @@ PHRASES: dict[str, tuple[str, str]] = {
     ),
     # Axes and legends of the plots
     "axis_difference": ("Difference from plain, points of {metric}", "与基线的差值（{metric}，百分点）"),
-    "axis_latency": ("Latency, ms an image", "延迟（毫秒/张）"),
+    "axis_score": ("{metric}, points", "{metric}（百分点）"),
+    "axis_latency": ("Latency, ms per image", "延迟（毫秒/张）"),
     "axis_gflops": ("GFLOPs", "GFLOPs"),
     "axis_epoch": ("Epoch", "轮数"),
     "axis_map": ("mAP50-95, points", "mAP50-95（百分点）"),
