@@ -114,6 +114,23 @@ def test_the_method_explains_every_term(analysis: Analysis, folder: Path) -> Non
     assert "image size 224, pretrained=yolov8n.pt, seeds" in sentences.method(tuned, "en")[0]
 
 
+def test_seeds_that_were_added_are_said(analysis: Analysis, folder: Path) -> None:
+    def lines(extensions: list[list[str]]) -> list[str]:
+        made_study.change(folder / "study.json", extensions=extensions)
+        found = sentences.method(analyse(read(folder)), "en")
+        return [line for line in found if "Seeds were added" in line]
+
+    assert lines([]) == lines([["yolo-attn", "study", "runs/study/small", "layers=caa"]]) == []
+    (line,) = lines([["yolo-attn", "study", "runs/study/small", "seeds=3"]])
+    assert line.endswith("surer than they are.")
+
+
+def test_captions_explain_every_mark() -> None:
+    assert "arrow: the interval goes on" in say("caption_differences", "en", effect="0.5")
+    assert "in brackets: times plain's" in say("caption_variants", "en", plain="yolov8n")
+    assert "mAP in points" in say("made_from", "en")
+
+
 def test_markdown_explains_its_marks(analysis: Analysis) -> None:
     text = texts.markdown(analysis)
     assert "○ not told from noise" in text and "▲ better" in text and "Bars" not in text

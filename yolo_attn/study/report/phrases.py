@@ -153,9 +153,11 @@ PHRASES: dict[str, tuple[str, str]] = {
     # Captions
     "caption_variants": (
         "All scores are in mAP points (100 × mAP); differences are from plain {plain}, seed by seed. "
-        "▲ better and ▼ worse, beyond chance (q < 0.05); ◆ may be chance; ○ not told from noise; – no interval.",
+        "▲ better and ▼ worse, beyond chance (q < 0.05); ◆ may be chance; ○ not told from noise; – no interval. "
+        "Latency in brackets: times plain's.",
         "分数均为 mAP 百分点（100 × mAP），差值为同一种子下相对基线 {plain} 的差。"
-        "▲ 显著提升，▼ 显著下降（q < 0.05）；◆ 可能是偶然；○ 无法与随机波动区分；– 没有置信区间。",
+        "▲ 显著提升，▼ 显著下降（q < 0.05）；◆ 可能是偶然；○ 无法与随机波动区分；– 没有置信区间。"
+        "括号中的延迟为基线的倍数。",
     ),
     "caption_bars": (
         "Bars: 95% interval around the mean; the line is plain.",
@@ -167,8 +169,9 @@ PHRASES: dict[str, tuple[str, str]] = {
         "优于逐点卷积：注意力的作用超过其参数量本身。低于大一号模型：如果能承受其开销，换大一号模型更划算。",
     ),
     "caption_differences": (
-        "Mean and 95% interval; small points are seeds. Filled: beyond chance. Controls apart. Dotted: ±{effect}.",
-        "均值与 95% 置信区间，小点为各个种子；实心表示显著。对照组单独列出，虚线为 ±{effect}。",
+        "Mean and 95% interval; small points are seeds. Filled: beyond chance; arrow: the interval goes on. "
+        "Controls apart. Dotted: ±{effect}.",
+        "均值与 95% 置信区间，小点为各个种子；实心表示显著，箭头表示区间超出图外。对照组单独列出，虚线为 ±{effect}。",
     ),
     "caption_latency": (
         "Mean score against latency of one image. The line joins variants that no cheaper one beats; "
@@ -293,6 +296,11 @@ PHRASES: dict[str, tuple[str, str]] = {
         "Only seeds with a score in both models of a comparison count.",
         "每个比较只使用两个模型都有分数的种子。",
     ),
+    "method_extended": (
+        "Seeds were added after the study began. If what had been seen was the reason, "
+        "verdicts look surer than they are.",
+        "实验开始后追加过种子。如果是看到已有结果才追加的，结论看起来会比实际更可靠。",
+    ),
     # What failed or is missing
     "nothing_lacks": ("Nothing: all {planned} trials finished.", "没有：{planned} 次训练全部完成。"),
     "failed": ("failed: {error}", "失败：{error}"),
@@ -307,8 +315,9 @@ PHRASES: dict[str, tuple[str, str]] = {
     # Repeat, machine
     "whole_study": ("The whole study:", "整个实验："),
     "made_from": (
-        "All numbers come from the plain files of the study's folder; report.json and trials.csv hold them in full.",
-        "所有数字都来自实验文件夹中的文本文件；完整数值见 report.json 和 trials.csv。",
+        "All numbers come from the plain files of the study's folder; report.json and trials.csv hold them in full, "
+        "mAP in points.",
+        "所有数字都来自实验文件夹中的文本文件；完整数值见 report.json 和 trials.csv，其中 mAP 为百分点。",
     ),
     "versions": ("Versions", "版本"),
     "data": ("Data", "数据"),

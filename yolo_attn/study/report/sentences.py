@@ -160,6 +160,8 @@ def method(analysis: Analysis, language: str) -> list[str]:
         seeds = min(len(pair.seeds) for pair in pairs) if pairs else 2
         low, high = (f"{factor:.1f}" for factor in statistics.spread_factors(seeds - 1))
         lines.append(say("method_spread", language, spread=f"{spread:.2f}", n=seeds, low=low, high=high))
+    if any(str(word).startswith("seeds=") for words in study.facts.get("extensions") or [] for word in words):
+        lines.append(say("method_extended", language))
     return [*lines, say("method_selection", language)]
 
 
