@@ -111,7 +111,7 @@ def test_data_go_by_their_name_and_a_control_by_what_it_matches(
         if row["kind"] == "pointwise":
             row["matched"] = "yolov8n-cbam-neck"
     made_study.change(small / "study.json", settings=facts["settings"] | {"data": data}, variants=facts["variants"])
-    assert "Attention in yolov8n on neu.yaml:" in texts.latex(analyse(read(small)))
+    assert "Attention in yolov8n on neu.yaml (" in texts.latex(analyse(read(small)))
     assert "5 models on neu.yaml, " in markdown(small) and " · neu.yaml · " in page_of(small, monkeypatch)
     assert "as one attention variant there (yolov8n-pointwise-neck: yolov8n-cbam-neck)." in markdown(small)
 
