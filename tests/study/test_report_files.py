@@ -99,6 +99,15 @@ def test_the_page_is_whole_stands_alone_and_answers_first(small: Path) -> None:
     assert "yolo train model=models/yolov8n-se-neck.yaml" in page.words and "AMD EPYC 7763" in page.words
 
 
+def test_tables_of_the_page_are_narrow_and_keep_their_colours_on_paper(small: Path) -> None:
+    page = text(small, "report.html")
+    names = re.findall(r'<th scope="row"><span class="dot"[^>]*></span>([^<]*)</th>', page)
+    assert {"yolov8n", "yolov8s", "pointwise-neck", "se-neck"} <= set(names) and not any("yolov8n-" in n for n in names)
+    rules = {line.split(" {")[0]: line for line in page.splitlines() if line.endswith("}") and " {" in line}
+    assert "width: 50%" in rules[".words"] and "print-color-adjust: exact" in rules[".cells td, .dot"]
+    assert "width: 4rem" in page[page.index("@media print") :] and "the line is plain" in page
+
+
 def test_the_latex_table_is_well_formed(small: Path, tmp_path: Path) -> None:
     tex = text(small, "report.tex")
     (columns,) = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", tex)

@@ -66,6 +66,6 @@ def test_say_fills_blanks() -> None:
 
 def test_numbers_are_set_with_care() -> None:
     assert [signed(x, 1) for x in (0.44, -0.44, 0.04, -0.04)] == ["+0.4", "-0.4", "0.0", "0.0"]
-    assert typeset("yolov8n-3 x-2d -0.4 [-0.3, +1.1] q = 0.2") == (
-        "yolov8n-3 x-2d \u22120.4 [\u22120.3,\u00a0+1.1] q\u00a0=\u00a00.2"
+    assert typeset("yolov8n-3 x-2d -0.4 [-0.3, +1.1] q = 0.2 q < 0.001") == (
+        "yolov8n-3 x-2d \u22120.4 [\u22120.3,\u00a0+1.1] q\u00a0=\u00a00.2 q\u00a0<\u00a00.001"
     )

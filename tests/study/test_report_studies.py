@@ -59,8 +59,8 @@ def test_an_unfinished_study_says_what_is_missing(small: Path, monkeypatch: pyte
         "yolov8n-se-neck seed1: failed: RuntimeError: CUDA out of memory",
         "yolov8n-cbam-neck seed0: not started",
     ]
-    assert sentence(small, "yolov8n-cbam-neck") == "no seed has finished in both"
-    assert sentence(small, "yolov8n-se-neck").endswith("(without seeds 1)") and "by 2 seeds" in sentence(
+    assert sentence(small, "yolov8n-cbam-neck") == "no seed has a score in both"
+    assert sentence(small, "yolov8n-se-neck").endswith("(without seeds 1)") and "with 2 seeds" in sentence(
         small, "yolov8n-se-neck"
     )
     page = page_of(small, monkeypatch)
@@ -111,7 +111,7 @@ def test_data_go_by_their_name_and_a_control_by_what_it_matches(
         if row["kind"] == "pointwise":
             row["matched"] = "yolov8n-cbam-neck"
     made_study.change(small / "study.json", settings=facts["settings"] | {"data": data}, variants=facts["variants"])
-    assert "Attention in yolov8n on neu.yaml:" in texts.latex(analyse(read(small)))
+    assert "Attention in yolov8n on neu.yaml (" in texts.latex(analyse(read(small)))
     assert "5 models on neu.yaml, " in markdown(small) and " · neu.yaml · " in page_of(small, monkeypatch)
     assert "as one attention variant there (yolov8n-pointwise-neck: yolov8n-cbam-neck)." in markdown(small)
 
@@ -133,7 +133,7 @@ def test_equal_scores_have_no_interval(tmp_path: Path) -> None:
         made_study.change(file, metrics=plain["metrics"])
     (c,) = (c for c in analyse(read(folder)).main() if c.variant == "yolov8n-se-neck")
     assert (c.verdict, c.pair.spread, c.q, c.family) == ("constant", 0.0, None, 1)
-    assert sentence(folder, "yolov8n-se-neck").endswith(": the same by all 3 seeds, so no interval and no verdict")
+    assert sentence(folder, "yolov8n-se-neck").endswith(": the same with all 3 seeds, so no interval and no verdict")
 
 
 def test_without_cost_the_plot_is_against_gflops_and_without_coco_by_the_hosts_map(
@@ -171,7 +171,7 @@ def test_a_broken_trial_file_counts_as_not_done_and_is_named(small: Path, conten
     (small / "trials" / "yolov8n-se-neck" / "seed1" / "trial.json").write_text(content)
     (line,) = (line for line in load(small)["lacking"] if "trial.json" in line)
     assert "trials/yolov8n-se-neck/seed1/trial.json: " in line and said in line
-    assert "by 2 seeds" in sentence(small, "yolov8n-se-neck")
+    assert "with 2 seeds" in sentence(small, "yolov8n-se-neck")
 
 
 def test_scores_that_are_no_numbers_are_left_out(small: Path) -> None:
@@ -219,7 +219,7 @@ def test_the_answer_says_whether_attention_beats_its_parameters(tmp_path: Path) 
     same = {"yolov8n-se-neck": 0.05, "yolov8n-cbam-neck": -0.04, "yolov8n-pointwise-neck": 0.05}
     folder = made_study.make(tmp_path / "same", SMALL, seeds=range(5), noise=0.001, gains=same, epochs=5)
     answer = analysis_answer(folder)
-    assert "1 of 2 attention variants: yolov8n-se-neck (+" in answer and "Worse than plain yolov8n" in answer
+    assert "1 of 2 attention variants: yolov8n-se-neck (+" in answer and "worse than plain yolov8n" in answer
     assert "None of these is told from the pointwise convolution" in answer
     more = made_study.make(
         tmp_path / "more", SMALL, seeds=range(5), noise=0.001, gains={"yolov8n-se-neck": 0.05}, epochs=5

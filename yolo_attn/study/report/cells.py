@@ -31,6 +31,11 @@ def groups(analysis: Analysis) -> list[list[Variant]]:
     return [group for group in found if group]
 
 
+def short_name(name: str, plain: str) -> str:
+    """Return a variant's name without the model's that all share."""
+    return name.removeprefix(f"{plain}-")
+
+
 def millions(variant: Variant) -> str:
     """Return the parameters in millions."""
     return number(None if variant.parameters is None else variant.parameters / 1e6, 2)

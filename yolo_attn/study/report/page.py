@@ -53,7 +53,7 @@ def typeset(text: str) -> str:
     """Return text with minus signs for hyphens before numbers, and no line break inside an interval or ``q = 0.01``."""
     text = re.sub(r"(?<![\w\-.])-(?=\d)", "\u2212", text)
     text = re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", text)
-    return text.replace("q = ", "q\u00a0=\u00a0")
+    return re.sub(r"\bq ([=<]) ", "q\u00a0\\1\u00a0", text)
 
 
 def _both(*texts: str) -> Markup:

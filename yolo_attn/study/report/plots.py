@@ -13,6 +13,7 @@ from matplotlib.text import Text
 
 from ... import fonts
 from .analysis import Analysis, Comparison, costs, curves, front
+from .cells import short_name
 from .phrases import say
 from .reading import ATTENTION, LARGER, OWN, PLAIN, POINTWISE
 
@@ -63,7 +64,7 @@ def differences(analysis: Analysis, language: str) -> Figure | None:
         axes.axhline(start - 0.9, color=FAINT, linewidth=1)
     for y, c in rows:
         _interval(axes, y, c, COLOURS[kinds[c.variant]], MARKERS[kinds[c.variant]], edge)
-    axes.set_yticks([y for y, _ in rows], [_short(c.variant, plain) for _, c in rows])
+    axes.set_yticks([y for y, _ in rows], [short_name(c.variant, plain) for _, c in rows])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", linewidth=0.5)
@@ -95,13 +96,13 @@ def cost(analysis: Analysis, language: str) -> Figure | None:
     for axes in parts:
         low, high = axes.get_xlim()
         here = {name: point for name, point in points.items() if low <= point[0] <= high}
-        _name_points(axes, figure, here, {name: _short(name, plain) for name in here if name in named})
+        _name_points(axes, figure, here, {name: short_name(name, plain) for name in here if name in named})
     for kind_shown in dict.fromkeys(kinds[name] for name in points):
         label = say(LABELS[kind_shown], language)
         parts[0].plot([], [], MARKERS[kind_shown], color=COLOURS[kind_shown], label=label)
     figure.legend(loc="outside upper center", ncols=4, handletextpad=0.2)
     figure.supxlabel(say(f"axis_{kind}", language), fontsize=9)
-    parts[0].set_ylabel(say(analysis.primary, language))
+    parts[0].set_ylabel(say("axis_score", language, metric=say(analysis.primary, language)))
     return figure
 
 
@@ -120,13 +121,15 @@ def learning(analysis: Analysis, language: str) -> Figure | None:
     cells = [axes for row in grid for axes in row]
     for axes, (variant, curve) in zip(cells, panels, strict=False):
         if base:
-            _band(axes, base, SOFT, 0.25)
+            _band(axes, base, SOFT, 0.25, "--")
         if variant.kind != PLAIN:
             _band(axes, curve, COLOURS[variant.kind], 0.3)
-        axes.set_title(_short(variant.name, study.plain.name), loc="left")
+        axes.set_title(short_name(variant.name, study.plain.name), loc="left")
         axes.grid(linewidth=0.5)
     late = [v for _, curve in drawn for epoch, values in curve.items() if epoch > max(curve) / 5 for v in values]
     cells[0].set_ylim(bottom=min(late, default=0.0))
+    for axes in cells[len(panels) - columns : len(panels)]:
+        axes.tick_params(labelbottom=True)
     for axes in cells[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel(say("axis_epoch", language), fontsize=9)
@@ -158,15 +161,10 @@ def limit(found: Sequence[Comparison]) -> float:
     return 1.08 * max(seen, min(max(ends, default=0.0), 2.5 * seen), 1e-3)
 
 
-def _band(axes: Any, curve: dict[int, list[float]], colour: str, alpha: float) -> None:
+def _band(axes: Any, curve: dict[int, list[float]], colour: str, alpha: float, line: str = "-") -> None:
     epochs, seeds = list(curve), list(curve.values())
     axes.fill_between(epochs, [*map(min, seeds)], [*map(max, seeds)], color=colour, alpha=alpha, linewidth=0)
-    axes.plot(epochs, [*map(fmean, seeds)], color=colour, linewidth=1.4)
-
-
-def _short(name: str, plain: str) -> str:
-    """Return a name without the model's that all share."""
-    return name.removeprefix(f"{plain}-")
+    axes.plot(epochs, [*map(fmean, seeds)], color=colour, linewidth=1.4, linestyle=line)
 
 
 def _parts(figure: Figure, points: dict[str, tuple[float, float]], kinds: dict[str, str]) -> list[Any]:
@@ -205,6 +203,7 @@ def _name_points(axes: Any, figure: Figure, points: dict[str, tuple[float, float
     for name, short in sorted(shown.items(), key=lambda item: points[item[0]]):
         for dx, dy in _places():
             line = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+            line["relpos"] = (0 if dx > 0 else 1, 0.5)  # the edge that faces the point
             text = axes.annotate(
                 short, points[name], (dx, dy), textcoords="offset points", ha="left" if dx > 0 else "right",
                 va="center", fontsize=7.5, zorder=4, arrowprops=line if abs(dy) > 10 else None,

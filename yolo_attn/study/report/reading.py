@@ -126,7 +126,7 @@ class Study:
     @property
     def data(self) -> str:
         """The data's file, without its folder."""
-        return re.split(r"[/\\]", str(self.facts["settings"].get("data")))[-1]
+        return base_name(str(self.facts["settings"].get("data")))
 
     @property
     def plain(self) -> Variant:
@@ -140,6 +140,11 @@ class Study:
     def in_state(self, *states: str) -> list[Trial]:
         """Return the trials in these states, in the study's order."""
         return [trial for variant in self.variants for trial in self.of(variant.name, *states)]
+
+
+def base_name(path: str) -> str:
+    """Return a path's last part, of whatever system the path is."""
+    return re.split(r"[/\\]", path)[-1]
 
 
 def read(folder: Path) -> Study:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .. import statistics
 from ..statistics import MOST_SEEDS
 from .analysis import Analysis, Comparison
 from .phrases import say
-from .reading import ATTENTION, LARGER, OWN, PLAIN, POINTWISE, Variant
+from .reading import ATTENTION, LARGER, OWN, PLAIN, POINTWISE, Variant, base_name
 
 SIGNS = {"better": "▲", "worse": "▼", "chance": "◆", "noise": "○"}  # of a verdict; without an interval a dash
 NAMES_SHOWN = 6
@@ -38,12 +39,12 @@ def sign(c: Comparison) -> str:
 
 
 def rate(q: float | None) -> str:
-    """Return a false discovery rate with two digits that count."""
-    return NONE if q is None else f"{q:.2g}" if q >= 0.001 else "< 0.001"
+    """Return ``= 0.012``, a false discovery rate with two digits that count, or ``< 0.001``."""
+    return NONE if q is None else f"= {q:.2g}" if q >= 0.001 else "< 0.001"
 
 
 def verdict(analysis: Analysis, c: Comparison, language: str) -> str:
-    """Return a difference and the verdict: ``+0.4 [-0.3, +1.1]: not told from noise by 3 seeds; …``."""
+    """Return a difference and the verdict: ``+0.4 [-0.3, +1.1]: not told from noise with 3 seeds; …``."""
     words = verdict_words(analysis, c, language)
     return words if c.pair.mean is None else say("said", language, value=value(c, analysis.digits), words=words)
 
@@ -52,8 +53,7 @@ def verdict_words(analysis: Analysis, c: Comparison, language: str) -> str:
     """Return the verdict on a difference without its numbers."""
     key, n = c.verdict, len(c.pair.seeds)
     if key == "noise":
-        needed = c.seeds_needed
-        key = "noise_many" if needed is None else "noise_enough" if needed <= n else "noise_needed"
+        key = _noise(c, analysis.effect)
     words = say(
         key, language, n=n, needed=c.seeds_needed, most=MOST_SEEDS, effect=f"{analysis.effect:g}",
         family=c.family, q=rate(c.q),
@@ -62,6 +62,15 @@ def verdict_words(analysis: Analysis, c: Comparison, language: str) -> str:
     if c.pair.seeds and left_out:
         return say("left_out", language, words=words, seeds=numbers(left_out))
     return words
+
+
+def _noise(c: Comparison, effect: float) -> str:
+    """Return the phrase for a difference that is not told from noise: does its interval exclude the effect?"""
+    if c.pair.low is not None and c.pair.high is not None and -effect < c.pair.low <= c.pair.high < effect:
+        return "noise_small"
+    if c.seeds_needed is None:
+        return "noise_many"
+    return "noise" if c.seeds_needed <= len(c.pair.seeds) else "noise_needed"
 
 
 def numbers(values: Sequence[int]) -> str:
@@ -95,14 +104,16 @@ def larger(analysis: Analysis, c: Comparison, language: str) -> str:
     """Return what the next larger scale brings, and for how much more."""
     variants = {variant.name: variant for variant in analysis.study.variants}
     mine, plain = variants[c.variant], variants[c.reference]
-    brings = value(c, analysis.digits)
-    known = {"name": c.variant, "value": brings if interval(c, 1) else say("no_interval", language, value=brings)}
+    points = say("points" if interval(c, 1) else "points_alone", language, value=value(c, analysis.digits))
+    known = {"name": c.variant, "value": points}
+    key = "larger" if c.verdict in ("better", "worse") or c.q is None else "larger_noise"
     if not (mine.gflops and plain.gflops):
-        return say("larger", language, **known)
+        return say(key, language, **known, cost="")
     ratio = f"{mine.gflops / plain.gflops:.1f}"
     times = latency_ratio(mine, plain)
-    key = "larger_cost" if times is None else "larger_latency"
-    return say(key, language, **known, ratio=ratio, times="" if times is None else f"{times:.1f}")
+    if times is None:
+        return say(key, language, **known, cost=say("larger_gflops", language, ratio=ratio))
+    return say(key, language, **known, cost=say("larger_latency", language, ratio=ratio, times=f"{times:.1f}"))
 
 
 def latency_ratio(variant: Variant, plain: Variant) -> float | None:
@@ -122,7 +133,8 @@ def method(analysis: Analysis, language: str) -> list[str]:
     lines = [
         say(
             "method_models", language, count=len(study.variants), data=study.data, names=names,
-            epochs=settings.get("epochs"), seeds=numbers(study.seeds),
+            epochs=settings.get("epochs"), imgsz=settings.get("imgsz"), start=_start(settings, language),
+            seeds=numbers(study.seeds),
         ),
         say("method_pairing", language),
         say("method_checked", language, same=same, count=count),
@@ -134,8 +146,12 @@ def method(analysis: Analysis, language: str) -> list[str]:
     lines += [
         say("method_seeds", language),
         say("method_primary", language, metric=say(analysis.primary, language)),
-        say("method_interval", language),
     ]
+    if analysis.primary == "coco.AP":
+        lines.append(say("method_programs", language))
+    lines.append(say("method_interval", language))
+    if any(c.q is not None for c in analysis.comparisons):
+        lines.append(say("method_rate", language))
     if len(pairs) > 1:
         lines.append(say("method_family", language, count=len(pairs)))
     lines.append(say("method_power", language, effect=f"{analysis.effect:g}"))
@@ -144,7 +160,15 @@ def method(analysis: Analysis, language: str) -> list[str]:
         seeds = min(len(pair.seeds) for pair in pairs) if pairs else 2
         low, high = (f"{factor:.1f}" for factor in statistics.spread_factors(seeds - 1))
         lines.append(say("method_spread", language, spread=f"{spread:.2f}", n=seeds, low=low, high=high))
+    if any(str(word).startswith("seeds=") for words in study.facts.get("extensions") or [] for word in words):
+        lines.append(say("method_extended", language))
     return [*lines, say("method_selection", language)]
+
+
+def _start(settings: Mapping[str, Any], language: str) -> str:
+    """Return the weights that models start from."""
+    pretrained = settings.get("pretrained")
+    return f"pretrained={base_name(str(pretrained))}" if pretrained else say("random_start", language)
 
 
 def _matched(analysis: Analysis, language: str) -> str:
@@ -193,7 +217,8 @@ def _attention(analysis: Analysis, language: str) -> list[str]:
     counts = sorted({len(c.pair.seeds) for c in judged})
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
     none = "answer_noise" if len(judged) > 1 else "answer_noise_one"
-    sentences = [] if by["better"] or by["worse"] else [say(none, language, **about, seeds=seeds)]
+    unsure = say(none, language, **about, name=judged[0].variant, seeds=seeds)
+    sentences = [] if by["better"] or by["worse"] else [unsure]
     for key, chosen in by.items():
         if chosen:
             said = {**about, key: len(chosen), "names": _names(analysis, chosen, language)}

@@ -86,11 +86,12 @@ def everything(analysis: Analysis) -> dict[str, Any]:
 def markdown(analysis: Analysis) -> str:
     """Return the report in Markdown."""
     study = analysis.study
+    main_notes = ["caption_variants"] + ["caption_controls"] * any(map(analysis.main, (POINTWISE, LARGER)))
     sections = [
-        ("variants", _markdown_main(analysis)),
-        ("both", _markdown_metrics(analysis, cells.overall(analysis))),
-        ("sizes", _markdown_metrics(analysis, cells.sizes(analysis))),
-        ("classes", _markdown_classes(analysis)),
+        ("variants", _with_notes(_markdown_main(analysis), *main_notes, plain=study.plain.name)),
+        ("both", _with_notes(_markdown_metrics(analysis, cells.overall(analysis)), "caption_both")),
+        ("sizes", _with_notes(_markdown_metrics(analysis, cells.sizes(analysis)), "caption_sizes")),
+        ("classes", _with_notes(_markdown_classes(analysis), "caption_classes")),
         ("method", _bullets(sentences.method(analysis, "en"))),
         ("lacking", _bullets(sentences.lacking(analysis, "en"))),
         (
@@ -109,22 +110,27 @@ def latex(analysis: Analysis) -> str:
     """Return the main table in LaTeX, with caption and label; it needs the package ``booktabs``."""
     study, metric = analysis.study, analysis.primary
     second = "coco.AP50" if metric == "coco.AP" else "ultralytics.map50"
-    heads = ["Variant", "Params (M)", "GFLOPs", "Latency (ms)", "mAP", r"mAP$_{50}$", r"$\Delta$", r"95\% CI", "Seeds"]
+    heads = ["Variant", "Params", "GFLOPs", "Latency", "mAP", r"mAP$_{50}$", r"$\Delta$", r"95\% CI", "Seeds"]
     rows: list[list[str]] = []
     for group in cells.groups(analysis):
         rows += [[]] if rows else []  # a rule
         rows += [_latex_row(analysis, variant, (metric, second)) for variant in group]
     plain, data = (tabular.escape_latex(name) for name in (study.plain.name, study.data))
     label = re.sub(r"[^a-z0-9]+", "-", study.name.lower()).strip("-") or "study"
+    settings = study.facts["settings"]
+    latency_on = tabular.escape_latex(dict(cells.facts(analysis)).get("latency_on", ""))
     caption = (
-        f"Attention in {plain} on {data}: means over seeds of {tabular.escape_latex(say(metric, 'en'))} and its "
-        r"mAP at IoU 0.5, at the best epoch on the validation split. $\Delta$: mean difference from "
-        f"{plain} paired by seed, in points, with its 95\\% interval by the paired $t$ test. "
+        f"Attention in {plain} on {data} ({settings.get('epochs')} epochs, image size {settings.get('imgsz')}): "
+        f"means over seeds at the best epoch on the validation split. mAP: {tabular.escape_latex(say(metric, 'en'))}; "
+        r"mAP$_{50}$: the same at IoU 0.5; both in points ($100 \times$ mAP). Params in millions"
+        f"{f'; latency of one image in ms ({latency_on})' if latency_on else ''}. "
+        rf"$\Delta$: mean difference from {plain} paired by seed, in points, with its 95\% interval by the paired $t$ "
+        "test, each for its variant alone, so one without a star may exclude zero. "
         r"$^{*}$: holds at a false discovery rate of 5\% over all variants of its kind (Benjamini--Hochberg)."
     )
     lines = [
         r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
-        rf"\label{{tab:{label}}}",
+        rf"\label{{tab:{label}}}", r"\footnotesize", r"\setlength{\tabcolsep}{3pt}",
         tabular.latex_table(heads, rows, [False, *[True] * 8]).rstrip(), r"\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -140,7 +146,14 @@ def _latex_row(analysis: Analysis, variant: Variant, metrics: Sequence[str]) -> 
         mean = f"${sentences.signed(c.pair.mean, analysis.digits)}${star}"
         ends = f"${text}$" if (text := sentences.interval(c, analysis.digits)) else "--"
     seeds = len(c.pair.seeds) if c else len(analysis.scores(variant.name, metrics[0]))
-    return [tabular.escape_latex(variant.name), *(text.replace("-", "--") for text in numbers), mean, ends, str(seeds)]
+    name = tabular.escape_latex(cells.short_name(variant.name, analysis.study.plain.name))
+    return [name, *(text.replace("-", "--") for text in numbers), mean, ends, str(seeds)]
+
+
+def _with_notes(table: str, *keys: str, **values: str) -> str:
+    """Return a table with what its marks mean below it, or nothing for no table."""
+    notes = " ".join(say(key, "en", **values) for key in keys)
+    return table and f"{table}\n{_safe(notes)}\n"
 
 
 def _markdown_main(analysis: Analysis) -> str:
@@ -150,7 +163,7 @@ def _markdown_main(analysis: Analysis) -> str:
     rows = [
         [
             v.name, cells.millions(v), cells.gflops(v), cells.latency(analysis, v),
-            cells.scores(analysis, v, analysis.primary), cells.verdict(analysis, v, "en"),
+            cells.scores(analysis, v, analysis.primary), _safe(cells.verdict(analysis, v, "en")),
             *(cells.with_control(analysis, v, kind) for kind in (POINTWISE, LARGER)),
         ]
         for v in analysis.study.variants
@@ -168,7 +181,7 @@ def _markdown_metrics(analysis: Analysis, metrics: Sequence[str]) -> str:
 
 def _metric(analysis: Analysis, variant: Variant, metric: str) -> str:
     c = analysis.find(variant.name, metric)
-    return sentences.value(c, analysis.digits) + _star(c) if c else cells.scores(analysis, variant, metric)
+    return _bold(c, sentences.value(c, analysis.digits)) if c else cells.scores(analysis, variant, metric)
 
 
 def _markdown_classes(analysis: Analysis) -> str:
@@ -176,19 +189,20 @@ def _markdown_classes(analysis: Analysis) -> str:
     for variant in analysis.study.variants if analysis.classes else ():
         found = [analysis.find(variant.name, CLASS, name) for name in analysis.classes]
         if any(found):
-            rows.append([variant.name, *(cells.class_difference(analysis, c) + _star(c) for c in found)])
+            rows.append([variant.name, *(_bold(c, cells.class_difference(analysis, c)) for c in found)])
     heads = [say("variant", "en"), *analysis.classes]
     return _markdown_table(heads, rows, 1, len(heads)) if rows else ""
 
 
-def _star(c: Comparison | None) -> str:
-    return "*" if cells.is_beyond_chance(c) else ""
+def _bold(c: Comparison | None, text: str) -> str:
+    return f"**{text}**" if cells.is_beyond_chance(c) else text
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], first: int, end: int) -> str:
-    """Return a table whose columns from ``first`` up to ``end`` are numbers."""
+    """Return a table of names and Markdown, whose columns from ``first`` up to ``end`` are numbers."""
     numeric = [first <= i < end for i in range(len(heads))]
-    return tabular.markdown_table([_safe(head) for head in heads], [[_safe(c) for c in row] for row in rows], numeric)
+    lines = [[_safe(name), *row] for name, *row in rows]
+    return tabular.markdown_table([_safe(head) for head in heads], lines, numeric)
 
 
 def _bullets(lines: Iterable[str]) -> str:
