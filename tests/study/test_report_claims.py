@@ -47,9 +47,9 @@ def noise(analysis: Analysis, low: float, high: float, needed: int | None) -> st
 
 
 def test_only_an_interval_without_the_effect_speaks_against_it(analysis: Analysis) -> None:
-    assert noise(analysis, -0.4, 0.49, 3) == "not told from noise with 3 seeds; the interval leaves no room for 0.5"
+    assert noise(analysis, -0.4, 0.49, 3) == "not told from noise by 3 seeds; the interval leaves no room for 0.5"
     for low, high in ((-0.4, 0.6), (-0.6, 0.4)):  # a spread that few seeds happen to show small promises nothing
-        assert noise(analysis, low, high, 3) == "not told from noise with 3 seeds"
+        assert noise(analysis, low, high, 3) == "not told from noise by 3 seeds"
         assert noise(analysis, low, high, 4).endswith("; 4 would be needed to see 0.5")
 
 

@@ -30,9 +30,9 @@ def analysis(folder: Path) -> Analysis:
 @pytest.mark.parametrize(
     ("needed", "english", "chinese"),
     [
-        (9, "not told from noise with 3 seeds; 9 would be needed to see 0.5", "需要 9 个种子"),
-        (3, "not told from noise with 3 seeds", "3 个种子下无法与随机波动区分"),
-        (None, "not told from noise with 3 seeds; more than 1000 would be needed to see 0.5", "需要超过 1000 个种子"),
+        (9, "not told from noise by 3 seeds; 9 would be needed to see 0.5", "需要 9 个种子"),
+        (3, "not told from noise by 3 seeds", "3 个种子下无法与随机波动区分"),
+        (None, "not told from noise by 3 seeds; more than 1000 would be needed to see 0.5", "需要超过 1000 个种子"),
     ],
 )
 def test_what_noise_says_of_the_seeds_needed(
@@ -48,8 +48,8 @@ def test_verdicts_name_the_rate_and_the_family(analysis: Analysis) -> None:
     c = replace(analysis.main()[-1], q=0.01234, family=8)
     named = {key: replace(c, verdict=key) for key in ("better", "worse", "chance", "noise", "single")}
     assert {key: sentences.verdict_words(analysis, named[key], "en") for key in list(named)[:3]} == {
-        "better": "better, beyond chance, with 3 seeds (q = 0.012)",
-        "worse": "worse, beyond chance, with 3 seeds (q = 0.012)",
+        "better": "better, beyond chance, by 3 seeds (q = 0.012)",
+        "worse": "worse, beyond chance, by 3 seeds (q = 0.012)",
         "chance": "stands out alone, but may be chance among 8 compared at once (q = 0.012)",
     }
     assert [sentences.rate(q) for q in (0.00012, 0.5)] == ["< 0.001", "= 0.5"]

@@ -60,7 +60,7 @@ def test_an_unfinished_study_says_what_is_missing(small: Path, monkeypatch: pyte
         "yolov8n-cbam-neck seed0: not started",
     ]
     assert sentence(small, "yolov8n-cbam-neck") == "no seed has a score in both"
-    assert sentence(small, "yolov8n-se-neck").endswith("(without seeds 1)") and "with 2 seeds" in sentence(
+    assert sentence(small, "yolov8n-se-neck").endswith("(without seeds 1)") and "by 2 seeds" in sentence(
         small, "yolov8n-se-neck"
     )
     page = page_of(small, monkeypatch)
@@ -133,7 +133,7 @@ def test_equal_scores_have_no_interval(tmp_path: Path) -> None:
         made_study.change(file, metrics=plain["metrics"])
     (c,) = (c for c in analyse(read(folder)).main() if c.variant == "yolov8n-se-neck")
     assert (c.verdict, c.pair.spread, c.q, c.family) == ("constant", 0.0, None, 1)
-    assert sentence(folder, "yolov8n-se-neck").endswith(": the same with all 3 seeds, so no interval and no verdict")
+    assert sentence(folder, "yolov8n-se-neck").endswith(": the same by all 3 seeds, so no interval and no verdict")
 
 
 def test_without_cost_the_plot_is_against_gflops_and_without_coco_by_the_hosts_map(
@@ -171,7 +171,7 @@ def test_a_broken_trial_file_counts_as_not_done_and_is_named(small: Path, conten
     (small / "trials" / "yolov8n-se-neck" / "seed1" / "trial.json").write_text(content)
     (line,) = (line for line in load(small)["lacking"] if "trial.json" in line)
     assert "trials/yolov8n-se-neck/seed1/trial.json: " in line and said in line
-    assert "with 2 seeds" in sentence(small, "yolov8n-se-neck")
+    assert "by 2 seeds" in sentence(small, "yolov8n-se-neck")
 
 
 def test_scores_that_are_no_numbers_are_left_out(small: Path) -> None:

@@ -24,28 +24,28 @@ PHRASES: dict[str, tuple[str, str]] = {
     "coco.APl": ("large", "大目标"),
     # Verdicts
     "said": ("{value}: {words}", "{value}：{words}"),
-    "better": ("better, beyond chance, with {n} seeds (q {q})", "{n} 个种子下提升显著（q {q}）"),
-    "worse": ("worse, beyond chance, with {n} seeds (q {q})", "{n} 个种子下下降显著（q {q}）"),
+    "better": ("better, beyond chance, by {n} seeds (q {q})", "{n} 个种子下提升显著（q {q}）"),
+    "worse": ("worse, beyond chance, by {n} seeds (q {q})", "{n} 个种子下下降显著（q {q}）"),
     "chance": (
         "stands out alone, but may be chance among {family} compared at once (q {q})",
         "单独看显著，但同时比较了 {family} 个变体，可能只是偶然（q {q}）",
     ),
     "noise_needed": (
-        "not told from noise with {n} seeds; {needed} would be needed to see {effect}",
+        "not told from noise by {n} seeds; {needed} would be needed to see {effect}",
         "{n} 个种子下无法与随机波动区分；要看出 {effect} 个百分点的差别需要 {needed} 个种子",
     ),
-    "noise": ("not told from noise with {n} seeds", "{n} 个种子下无法与随机波动区分"),
+    "noise": ("not told from noise by {n} seeds", "{n} 个种子下无法与随机波动区分"),
     "noise_small": (
-        "not told from noise with {n} seeds; the interval leaves no room for {effect}",
+        "not told from noise by {n} seeds; the interval leaves no room for {effect}",
         "{n} 个种子下无法与随机波动区分；置信区间排除了 {effect} 个百分点的差别",
     ),
     "noise_many": (
-        "not told from noise with {n} seeds; more than {most} would be needed to see {effect}",
+        "not told from noise by {n} seeds; more than {most} would be needed to see {effect}",
         "{n} 个种子下无法与随机波动区分；要看出 {effect} 个百分点的差别需要超过 {most} 个种子",
     ),
     "single": ("one seed, so no interval and no verdict", "只有一个种子：没有置信区间，不下结论"),
     "constant": (
-        "the same with all {n} seeds, so no interval and no verdict",
+        "the same by all {n} seeds, so no interval and no verdict",
         "{n} 个种子的差值完全相同：没有波动可估，不下结论",
     ),
     "missing": ("no seed has a score in both", "没有两边都有分数的种子"),

@@ -44,7 +44,7 @@ def rate(q: float | None) -> str:
 
 
 def verdict(analysis: Analysis, c: Comparison, language: str) -> str:
-    """Return a difference and the verdict: ``+0.4 [-0.3, +1.1]: not told from noise with 3 seeds; …``."""
+    """Return a difference and the verdict: ``+0.4 [-0.3, +1.1]: not told from noise by 3 seeds; …``."""
     words = verdict_words(analysis, c, language)
     return words if c.pair.mean is None else say("said", language, value=value(c, analysis.digits), words=words)
 
