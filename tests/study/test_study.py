@@ -230,6 +230,18 @@ def test_a_cost_that_cannot_be_measured_keeps_no_report_back(
     assert said == [f"cost was not measured: {error}"] and not (tmp_path / "cost.json").exists()
 
 
+@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("1", torch.device("cuda", 1))])
+def test_cost_is_measured_on_the_first_device_as_pytorch_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, device: Any
+) -> None:
+    from yolo_attn.bench import cost
+
+    monkeypatch.setattr(cost, "measure", lambda *given: {"device": str(given[2]), "is_same": given[2] == device})
+    kept = {"variants": [{"name": "yolov8n", "model": "m.yaml"}], "settings": {"imgsz": 32}, "data": {"names": ["a"]}}
+    MEASURE_COST(tmp_path, kept, {"devices": [name, "2"]}, print)
+    assert store.read_json(tmp_path / "cost.json") == {"device": str(device), "is_same": True}
+
+
 @pytest.mark.parametrize("name", ["yolo-attn", "ultralytics", "torch"])
 def test_versions_are_never_mixed(study: Study, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study()
