@@ -172,11 +172,12 @@ def compare(
         raise HostError(f"{first} cannot be measured: {_first_line(error)}") from error
     samples: dict[str, list[float]] = {kind: [] for kind in calls}
     preparing = 0.0
-    for number, group in enumerate(groups or [{}]):
+    every = groups or [{}]
+    for number, group in enumerate(every):
         start = time.monotonic()
         rows, ready = _prepare_all(group, prepare)
         preparing += time.monotonic() - start
-        left = max(1, len(groups) - number)
+        left = len(every) - number
         spare = (end - time.monotonic() - preparing / (number + 1) * (left - 1)) / left / max(1, len(calls))
         for kind, call in calls.items():
             timed = _time({first: call, **{n: own[kind] for n, own in ready.items() if kind in own}}, plan, spare)
@@ -186,8 +187,8 @@ def compare(
                 rows[name][kind] = _timing(times, mine)
         yield rows
         done = number + 1
-        rest = (time.monotonic() - begin) / done * (len(groups) - done)
-        say(f"{', '.join(calls)}: {done} of {max(1, len(groups))} groups of models, about {_duration(rest)} left")
+        rest = (time.monotonic() - begin) / done * (len(every) - done)
+        say(f"{', '.join(calls)}: {done} of {len(every)} groups of models, about {_duration(rest)} left")
         del ready
         gc.collect()  # a model's graphs are in cycles; left alone they fill the memory
     yield {first: row | {kind: _timing(times, times) for kind, times in samples.items()}}
