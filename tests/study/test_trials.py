@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -295,6 +296,16 @@ def test_a_flag_may_stand_between_words(monkeypatch: pytest.MonkeyPatch, capsys:
         with pytest.raises(SystemExit):
             cli.main(words)
         assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
+def test_a_letter_that_the_output_cannot_hold_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolo_attn import cli, verb
+
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))  # Windows, into a file
+    monkeypatch.setattr(verb, "study", lambda given: print(*given.words, flush=True) or 0)
+    assert cli.main(["study", "data=裂é.yaml"]) == 0
+    assert written.getvalue().split() == ["data=\\u88c2é.yaml".encode("cp1252")]
 
 
 @pytest.mark.slow
