@@ -188,6 +188,22 @@ def test_a_gpu_trains_in_the_memory_format_of_the_host(monkeypatch: pytest.Monke
     assert not is_last("cuda")
 
 
+def test_the_memory_format_of_training_is_not_that_of_predicting(monkeypatch: pytest.MonkeyPatch) -> None:
+    formats: list[bool] = []
+
+    def note(model: Any, *_: Any) -> Any:
+        formats.append(model.model[0].conv.weight.is_contiguous(memory_format=torch.channels_last))
+        return model
+
+    monkeypatch.setattr(
+        whole_models, "in_training_format", lambda model, _: model.to(memory_format=torch.channels_last)
+    )
+    monkeypatch.setattr(cost.memory, "of_training", note)
+    monkeypatch.setattr(whole_models, "predictor", note)
+    cost.in_pytorch(NANO, PLAN)
+    assert formats == [True, False]
+
+
 def test_images_have_the_channels_of_the_model(tmp_path: Path) -> None:
     file = tmp_path / "yolov8n-grey.yaml"
     file.write_text(yaml.safe_dump({**NANO, "channels": 1}), encoding="utf-8")

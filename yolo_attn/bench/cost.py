@@ -230,6 +230,7 @@ def in_pytorch(config: Config, plan: Plan, with_memory: bool = True) -> Ready:
     if with_memory:
         trained = whole_models.in_training_format(model, plan.device)
         row["training_memory"] = memory.of_training(trained, plan.images(plan.training_batch))
+        model.to(memory_format=torch.contiguous_format)  # as a checkpoint holds it
     predict, image = whole_models.predictor(model, plan.device), plan.images(plan.batch)
 
     def call(_: int) -> Any:
