@@ -203,7 +203,10 @@ def list_runs(arguments: Arguments) -> int:
 
     found = runs.find_runs(Path(arguments.folder), lambda line: print(f"yolo-attn: {line}", file=sys.stderr))
     forms = {"csv": runs.table_csv, "markdown": runs.markdown, "latex": runs.latex}
-    files = {Path(vars(arguments)[form]): make for form, make in forms.items() if vars(arguments)[form]}
+    asked = [form for form in forms if vars(arguments)[form]]
+    files = {Path(vars(arguments)[form]): forms[form] for form in asked}
+    if len(files) < len(asked):
+        raise RowError(f"{' and '.join(f'--{form}' for form in asked)}: give each a file of its own")
     if not arguments.force:
         tabular.check_absent(files)
     print(runs.text(found, shutil.get_terminal_size((80, 24)).columns))
