@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "words" not in arguments or any(word.startswith("-") for word in more):
             parser.error(f"unrecognized arguments: {' '.join(more)}")
         arguments.words += more
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that a code page has not ends no study
     try:
         return arguments.call(arguments)
     except (YoloAttnError, OSError) as error:

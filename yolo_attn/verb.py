@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from . import listing, tabular
-from .errors import RowError, YoloAttnError
+from .errors import RowError
 from .graft import set_gate
 
 
 def demo(arguments: Arguments) -> int:
     """Train the demo."""
     from .host.run import demo as program
+    from .host.study.arguments import check, read_words
 
-    try:
-        program.run(arguments.overrides)
-    except SyntaxError as error:  # what Ultralytics raises for a setting that it does not know
-        raise YoloAttnError(str(error)) from error
+    check(read_words(arguments.overrides), {})
+    program.run(arguments.overrides)
     return 0
 
 
@@ -192,7 +191,10 @@ def _override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise RowError(f"{text!r} is not key=value")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RowError(f"--export {text!r}: {value!r} is no YAML") from error
 
 
 def list_runs(arguments: Arguments) -> int:
@@ -201,7 +203,10 @@ def list_runs(arguments: Arguments) -> int:
 
     found = runs.find_runs(Path(arguments.folder), lambda line: print(f"yolo-attn: {line}", file=sys.stderr))
     forms = {"csv": runs.table_csv, "markdown": runs.markdown, "latex": runs.latex}
-    files = {Path(vars(arguments)[form]): make for form, make in forms.items() if vars(arguments)[form]}
+    asked = [form for form in forms if vars(arguments)[form]]
+    files = {Path(vars(arguments)[form]): forms[form] for form in asked}
+    if len(files) < len(asked):
+        raise RowError(f"{' and '.join(f'--{form}' for form in asked)}: give each a file of its own")
     if not arguments.force:
         tabular.check_absent(files)
     print(runs.text(found, shutil.get_terminal_size((80, 24)).columns))

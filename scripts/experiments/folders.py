@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments import evidence
 from yolo_attn import registry
-from yolo_attn.bench.command import WORDS
+from yolo_attn.bench.command import CLOCKS, WORDS
 from yolo_attn.errors import DataError
 from yolo_attn.study.report import analyse, read
 from yolo_attn.study.report.analysis import Analysis
@@ -42,6 +42,8 @@ def _bench(content: Mapping[str, Any]) -> Record:
     layers = ["all"] if layers == [layer.name for layer in registry.TABLE] else layers
     asked = {"model": Path(model["model"]).name, "layers": ",".join(layers), "at": ",".join(map(str, places))}
     asked |= {key: str(about[key]) for key in ("imgsz", "batch", "threads", "clock") if str(about[key]) != WORDS[key]}
+    if about["clock"] not in CLOCKS:  # a GPU's own, which nobody asks for
+        del asked["clock"]
     settings = {key: value for key, value in about.items() if key not in _SAID}
     return _record("bench", f"yolo-attn bench {_words(asked)}", about, about, settings, content["rows"])
 

@@ -12,7 +12,7 @@ import pytest
 
 from yolo_attn import cli, registry
 from yolo_attn.bench import command, cost, exported, picture, summary
-from yolo_attn.errors import DataError, RowError, UnknownLayerError, YoloAttnError
+from yolo_attn.errors import DataError, HostError, RowError, UnknownLayerError, YoloAttnError
 
 pytest.importorskip("ultralytics")
 
@@ -175,7 +175,9 @@ def test_an_exporter_that_breaks_down_costs_nothing_that_was_measured(
     assert len(table(tmp_path / "a")) == 2
     monkeypatch.setattr(cost, "as_exported", stop(OSError("disk full")))
     run(tmp_path / "b", "layers=se", "at=backbone", "formats=onnx")
-    assert {row["onnx.state"] for row in table(tmp_path / "b").values()} == {"failed: disk full"}
+    assert {row["onnx.state"] for row in table(tmp_path / "b").values()} == {
+        "failed: yolov8n cannot be measured: OSError: disk full"
+    }
 
 
 @pytest.mark.usefixtures("quick")
@@ -213,6 +215,7 @@ def test_a_model_that_cannot_be_built_is_not_exported(tmp_path: Path, monkeypatc
         ("formats=onx", YoloAttnError, "'onx' is none of onnx, openvino, none; did you mean 'onnx'"),
         ("clock=sun", YoloAttnError, "clock=sun: give wall or cpu"),
         ("device=tpu", YoloAttnError, "device='tpu'"),
+        ("batch=1000000000000", HostError, "yolov8n cannot be measured: RuntimeError: "),
     ],
 )  # fmt: skip
 def test_a_word_that_is_wrong_is_quoted_and_nothing_is_written(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from yolo_attn.bench import cost, measure
 from yolo_attn.errors import HostError, ModelNameError
@@ -111,6 +112,8 @@ def test_progress_says_how_far_it_is() -> None:
     list(cost.compare(models("plain"), [models("a"), models("bb")], prepare, PLAN, 0.0, said.append))
     assert [line.partition(",")[2].partition(" groups")[0] for line in said] == [" onnx: 1 of 2", " onnx: 2 of 2"]
     assert said[0].endswith(" s left") and said[1].endswith("about 0 s left")
+    list(cost.compare(models("plain"), [], prepare, PLAN, 0.0, said.append))
+    assert said[2] == "pytorch, onnx: 1 of 1 groups of models, about 0 s left"
     assert (cost._duration(89), cost._duration(200)) == ("89 s", "3 min")
 
 
@@ -158,6 +161,55 @@ def test_a_model_or_device_that_is_not_there_is_quoted(monkeypatch: pytest.Monke
     if not torch.cuda.is_available():
         with pytest.raises(HostError, match=r"device='7': .*CUDA"):
             cost.make_plan(NANO, device="7")
+
+
+def test_a_device_of_pytorch_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(whole_models, "select_device", None)  # the host is not asked
+    second = torch.device("cuda", 1)
+    assert cost.make_plan(NANO, device=second).device == second and current == [second]
+
+
+def test_a_gpu_trains_in_the_memory_format_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultralytics import utils
+
+    def is_last(device: str) -> bool:
+        model = whole_models.in_training_format(torch.nn.Conv2d(3, 4, 3), torch.device(device))
+        return model.weight.is_contiguous(memory_format=torch.channels_last)
+
+    monkeypatch.setitem(utils.DEFAULT_CFG_DICT, "channels_last", None)
+    monkeypatch.setattr(utils, "WINDOWS", False)
+    assert (is_last("cuda"), is_last("cpu")) == (True, False)
+    monkeypatch.setattr(utils, "WINDOWS", True)
+    assert not is_last("cuda")
+    monkeypatch.setattr(utils, "WINDOWS", False)
+    monkeypatch.delitem(utils.DEFAULT_CFG_DICT, "channels_last")  # an older version
+    assert not is_last("cuda")
+
+
+def test_the_memory_format_of_training_is_not_that_of_predicting(monkeypatch: pytest.MonkeyPatch) -> None:
+    formats: list[bool] = []
+
+    def note(model: Any, *_: Any) -> Any:
+        formats.append(model.model[0].conv.weight.is_contiguous(memory_format=torch.channels_last))
+        return model
+
+    monkeypatch.setattr(
+        whole_models, "in_training_format", lambda model, _: model.to(memory_format=torch.channels_last)
+    )
+    monkeypatch.setattr(cost.memory, "of_training", note)
+    monkeypatch.setattr(whole_models, "predictor", note)
+    cost.in_pytorch(NANO, PLAN)
+    assert formats == [True, False]
+
+
+def test_images_have_the_channels_of_the_model(tmp_path: Path) -> None:
+    file = tmp_path / "yolov8n-grey.yaml"
+    file.write_text(yaml.safe_dump({**NANO, "channels": 1}), encoding="utf-8")
+    found = cost.measure({"plain": file}, 64, "cpu", 1, 80, print)["plain"]
+    first = 2 * 9 * 16  # weights of two channels that the first convolution of yolov8n has not
+    assert found["parameters"] == 3_157_200 - first and found["latency"]["median"] > 0
 
 
 def test_what_cannot_be_built_is_an_error_in_the_study_too(monkeypatch: pytest.MonkeyPatch) -> None:

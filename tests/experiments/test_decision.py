@@ -94,6 +94,14 @@ def test_without_records_the_table_says_so(tmp_path: Path) -> None:
     assert line(decision.decision_table(tmp_path, True), "SE")[1] == "低"
 
 
+def test_the_clock_of_a_gpu_is_not_asked_for(tmp_path: Path) -> None:
+    about = {**ABOUT, "device": "a GPU", "clock": "events"}
+    (tmp_path / "bench.json").write_text(json.dumps({"schema": 1, "about": about, "rows": [*bench_rows()]}))
+    content = json.loads(folders.write_record(tmp_path, tmp_path / "out").read_text())
+    assert content["command"] == "yolo-attn bench model=yolov8n layers=SE,CBAM at=backbone,neck threads=2"
+    assert content["settings"]["clock"] == "events"
+
+
 def test_a_bench_and_a_study_are_recorded_and_shown(tmp_path: Path) -> None:
     bench = tmp_path / "bench"
     bench.mkdir()

@@ -171,6 +171,9 @@ def test_the_verb_writes_files_and_never_over_one(tmp_path: Path, capsys: pytest
     assert "39.88" in files["latex"].read_text()
     assert main(["runs", str(tmp_path / "r"), "--csv", str(tmp_path / "no" / "t.csv")]) == 1
     assert "cannot write" in capsys.readouterr().err
+    one = str(tmp_path / "one")
+    assert main(["runs", str(tmp_path / "r"), "--csv", one, "--latex", one]) == 1
+    assert "--csv and --latex: give each a file of its own" in capsys.readouterr().err
 
 
 def test_a_run_whose_wiring_is_wrong_is_marked(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from yolo_attn.errors import StudyError, UnknownLayerError
+from yolo_attn.errors import RowError, StudyError, UnknownLayerError
 from yolo_attn.study import settings
 
 WORDS = ["data=neu.yaml", "model=yolov8n", "layers=cbam,CoordAtt"]
@@ -40,12 +40,24 @@ def test_a_yaml_is_overridden_by_words(tmp_path: Path) -> None:
     assert [one["slug"] for one in found.settings["layers"]] == ["se", "cbam-kernel_size-3"]
 
 
+def test_a_yaml_may_say_that_nothing_is_pretrained_and_is_in_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "my-study.yaml"
+    file.write_text("data: neu.yaml\nmodel: yolov8n\nlayers: se\npretrained: none\n", encoding="utf-8")
+    assert settings.read([str(file)]).settings["pretrained"] is None
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-16")
+    with pytest.raises(RowError, match=r"my-study\.yaml is no YAML in UTF-8: .*can't decode"):
+        settings.read([str(file)])
+
+
 def test_a_folder_says_only_what_is_asked_anew(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("{}")
     found = settings.read([str(tmp_path), "seeds=5", "device=cpu"])
     assert found.settings == {"seeds": [0, 1, 2, 3, 4]} and found.folder == tmp_path
     with pytest.raises(StudyError, match="is a study and keeps its name"):
         settings.read([str(tmp_path), "name=other"])
+    for key in ("data", "model"):
+        with pytest.raises(StudyError, match=f"{key}=5: name a file"):
+            settings.read([str(tmp_path), f"{key}=5"])
 
 
 @pytest.mark.parametrize(
@@ -127,12 +139,15 @@ def test_wrong_seeds_are_quoted(value: Any) -> None:
         ("controls=pointwyse", "did you mean 'pointwise'"),
         ("pointwise=all", "pointwise=all: most .* or each"),
         ("pretrained=True", "name a checkpoint"),
-        ("at=none", "at least one place"),
+        ("at=none", "at=None: name places, at least one"),
         ("name=a/b", "a name, not a path"),
         ("name=..", "a name, not a path"),
         ("seeds=2026", r"seeds=2026: that would be 2,026 trainings .* the one seed 2026 is seeds=\[2026\]"),
         ("device=cpu,0", "device=.*devices of one kind"),
         ("device=-1", "device=-1: name the GPUs"),
+        ("device=,", "device=,: name the GPUs"),
+        ("models=5", "models=5: name a file"),
+        ("at=[[4]]", r"at=\[\[4\]\]: name places"),
         ("lr0", "'lr0' is not key=value"),
         ("data=other.yaml", "data is given twice"),
     ],

@@ -17,6 +17,7 @@ import tiny_study
 import torch
 
 from yolo_attn import plugins
+from yolo_attn.bench import cost
 from yolo_attn.errors import CheckpointError, StudyError, YoloAttnError
 from yolo_attn.host.run import record as run_record
 from yolo_attn.study import backends, command, plan, store
@@ -24,6 +25,7 @@ from yolo_attn.study import backends, command, plan, store
 Study = Callable[..., list[str]]
 RAN: list[tuple[str, int]] = []
 OUTCOMES: dict[tuple[str, int], str] = {}
+ONE = {"variants": [{"name": "yolov8n", "model": "m.yaml"}], "settings": {"imgsz": 32}, "data": {"names": ["a"]}}
 MEASURE_COST, MEASURED = command._measure_cost, plan._measured
 
 
@@ -218,16 +220,22 @@ def test_trials_of_a_lost_study_are_not_taken_over(study: Study) -> None:
 def test_a_cost_that_cannot_be_measured_keeps_no_report_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    from yolo_attn.bench import cost
-
     def break_down(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr(cost, "measure", break_down)
     said: list[str] = []
-    kept = {"variants": [{"name": "yolov8n", "model": "m.yaml"}], "settings": {"imgsz": 32}, "data": {"names": ["a"]}}
-    MEASURE_COST(tmp_path, kept, {"devices": ["cpu"]}, said.append)
+    MEASURE_COST(tmp_path, ONE, {"devices": ["cpu"]}, said.append)
     assert said == [f"cost was not measured: {error}"] and not (tmp_path / "cost.json").exists()
+
+
+@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("1", torch.device("cuda", 1))])
+def test_cost_is_measured_on_the_first_device_as_pytorch_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, device: Any
+) -> None:
+    monkeypatch.setattr(cost, "measure", lambda *given: {"device": str(given[2]), "is_same": given[2] == device})
+    MEASURE_COST(tmp_path, ONE, {"devices": [name, "2"]}, print)
+    assert store.read_json(tmp_path / "cost.json") == {"device": str(device), "is_same": True}
 
 
 @pytest.mark.parametrize("name", ["yolo-attn", "ultralytics", "torch"])

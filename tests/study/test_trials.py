@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -178,6 +179,42 @@ def test_a_process_that_begins_while_all_are_ended_is_ended_too(
     assert ended == [True]
 
 
+def test_a_trial_that_we_end_has_not_failed_whatever_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    class Child:
+        """A process as on Windows, where one that is killed ends with 1."""
+
+        stdin = None
+
+        def __init__(self, words: list[str], **_: Any) -> None:
+            self.ended = threading.Event()
+            begun.set()
+
+        def kill(self) -> None:
+            self.ended.set()
+
+        def poll(self) -> int | None:
+            return 1 if self.ended.is_set() else None
+
+        def wait(self) -> int:
+            assert self.ended.wait(5)
+            return 1
+
+    def interrupt(trial: store.Pending) -> None:
+        if trial.variant == "b":
+            assert begun.wait(5)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool.subprocess, "Popen", Child)
+    todo = [store.Pending(0, n, name) for n, name in enumerate("ab")]
+    with pytest.raises(KeyboardInterrupt):
+        pool.run_local(tmp_path, todo, {"workers": 2, "devices": ["cpu"]}, interrupt, lambda *_: None)
+    assert begun.is_set() and store.result(tmp_path, "a", 0) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "other", "message"),
     [
@@ -259,6 +296,16 @@ def test_a_flag_may_stand_between_words(monkeypatch: pytest.MonkeyPatch, capsys:
         with pytest.raises(SystemExit):
             cli.main(words)
         assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
+def test_a_letter_that_the_output_cannot_hold_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolo_attn import cli, verb
+
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))  # Windows, into a file
+    monkeypatch.setattr(verb, "study", lambda given: print(*given.words, flush=True) or 0)
+    assert cli.main(["study", "data=裂é.yaml"]) == 0
+    assert written.getvalue().split() == ["data=\\u88c2é.yaml".encode("cp1252")]
 
 
 @pytest.mark.slow

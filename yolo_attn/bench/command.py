@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -153,7 +154,7 @@ def _formats(text: str) -> list[str] | None:
 def _folder(output: str | None, stem: str, force: bool) -> Path:
     """Return the folder to write to, made; a new one if none is named."""
     if output is None:
-        taken = (FOLDER / f"{stem}{number}" for number in ["", *range(2, 10**6)])
+        taken = (FOLDER / f"{stem}{number}" for number in itertools.chain([""], itertools.count(2)))
         folder = next(path for path in taken if not path.exists())
     else:
         folder = Path(output)

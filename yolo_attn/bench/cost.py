@@ -41,6 +41,7 @@ class Plan:
         threads: Of every runtime on the CPU.
         rounds: How many; None means as many as fit into the time, from ``LEAST`` to ``MOST``.
         clock: On the CPU ``wall``, or ``cpu`` for processor time where other programs run too.
+        channels: Of the images.
     """
 
     imgsz: int
@@ -50,17 +51,18 @@ class Plan:
     threads: int
     rounds: int | None = None
     clock: str = "wall"
+    channels: int = 3
 
     def images(self, batch: int) -> torch.Tensor:
         """Return the same images at every call."""
         generator = torch.Generator().manual_seed(0)
-        return torch.rand(batch, 3, self.imgsz, self.imgsz, generator=generator).to(self.device)
+        return torch.rand(batch, self.channels, self.imgsz, self.imgsz, generator=generator).to(self.device)
 
 
 def make_plan(
     model: Config,
     imgsz: int = 640,
-    device: str = "",
+    device: str | torch.device = "",
     rounds: int | None = None,
     batch: int = 1,
     threads: int | None = None,
@@ -71,7 +73,7 @@ def make_plan(
     Args:
         model: What is measured: dictionary of a model YAML.
         imgsz: Rounded up to a size that the model can take, as the host does.
-        device: As in ``yolo predict``: ``cpu``, ``0``, or nothing for the first GPU, else the CPU.
+        device: As in ``yolo predict``: ``cpu``, ``0``, or nothing for the first GPU, else the CPU; or PyTorch's own.
         rounds: As in ``Plan``.
         batch: As in ``Plan``.
         threads: None means what the host takes for a prediction.
@@ -86,21 +88,27 @@ def make_plan(
             raise HostError(f"threads={threads}: this machine has {cores} cores; more threads only wait for each other")
         torch.set_num_threads(threads)
     settle_allocator()
-    imgsz = whole_models.rounded(imgsz, whole_models.build(model))
+    built = whole_models.build(model)
+    imgsz, channels = whole_models.rounded(imgsz, built), whole_models.channels(built)
     training_batch = 16 if chosen.type == "cuda" else 2
     clock = "events" if chosen.type == "cuda" else clock
-    return Plan(imgsz, batch, training_batch, chosen, torch.get_num_threads(), rounds, clock)
+    return Plan(imgsz, batch, training_batch, chosen, torch.get_num_threads(), rounds, clock, channels)
 
 
 def measure(
-    models: Mapping[str, str | Path], imgsz: int, device: str, rounds: int, nc: int, progress: Callable[[str], object]
+    models: Mapping[str, str | Path],
+    imgsz: int,
+    device: str | torch.device,
+    rounds: int,
+    nc: int,
+    progress: Callable[[str], object],
 ) -> Row:
     """Return what models cost, as ``cost.json`` of a study holds it.
 
     Args:
         models: Name or path of a model YAML for each name; the first is the plain one.
         imgsz: Side of the images in pixels.
-        device: As in ``yolo predict``.
+        device: As in ``yolo predict``, or PyTorch's own.
         rounds: In each of them a model and the plain one are timed once.
         nc: Number of classes.
         progress: Takes a line after every model or two.
@@ -112,7 +120,7 @@ def measure(
 
     Raises:
         ModelNameError: If there is no such model.
-        HostError: If there is no such device.
+        HostError: If there is no such device, or the plain model cannot be measured.
     """
     configs = {name: whole_models.read_config(model, nc) for name, model in models.items()}
     (first, plain), *others = configs.items()
@@ -152,17 +160,24 @@ def compare(
         plan: Says how.
         end: When to be done, on the monotonic clock, if the plan leaves the rounds open.
         say: Takes a line of progress after each group.
+
+    Raises:
+        HostError: If the plain model cannot be prepared.
     """
     ((first, config),) = plain.items()
     begin = time.monotonic()
-    row, calls = prepare(config)
+    try:
+        row, calls = prepare(config)
+    except Exception as error:  # too little memory for the size, an exporter that breaks down
+        raise HostError(f"{first} cannot be measured: {_first_line(error)}") from error
     samples: dict[str, list[float]] = {kind: [] for kind in calls}
     preparing = 0.0
-    for number, group in enumerate(groups or [{}]):
+    every = groups or [{}]
+    for number, group in enumerate(every):
         start = time.monotonic()
         rows, ready = _prepare_all(group, prepare)
         preparing += time.monotonic() - start
-        left = max(1, len(groups) - number)
+        left = len(every) - number
         spare = (end - time.monotonic() - preparing / (number + 1) * (left - 1)) / left / max(1, len(calls))
         for kind, call in calls.items():
             timed = _time({first: call, **{n: own[kind] for n, own in ready.items() if kind in own}}, plan, spare)
@@ -172,8 +187,8 @@ def compare(
                 rows[name][kind] = _timing(times, mine)
         yield rows
         done = number + 1
-        rest = (time.monotonic() - begin) / done * (len(groups) - done)
-        say(f"{', '.join(calls)}: {done} of {max(1, len(groups))} groups of models, about {_duration(rest)} left")
+        rest = (time.monotonic() - begin) / done * (len(every) - done)
+        say(f"{', '.join(calls)}: {done} of {len(every)} groups of models, about {_duration(rest)} left")
         del ready
         gc.collect()  # a model's graphs are in cycles; left alone they fill the memory
     yield {first: row | {kind: _timing(times, times) for kind, times in samples.items()}}
@@ -213,7 +228,9 @@ def in_pytorch(config: Config, plan: Plan, with_memory: bool = True) -> Ready:
         "gflops": whole_models.gflops(model, plan.imgsz),
     }
     if with_memory:
-        row["training_memory"] = memory.of_training(model, plan.images(plan.training_batch))
+        trained = whole_models.in_training_format(model, plan.device)
+        row["training_memory"] = memory.of_training(trained, plan.images(plan.training_batch))
+        model.to(memory_format=torch.contiguous_format)  # as a checkpoint holds it
     predict, image = whole_models.predictor(model, plan.device), plan.images(plan.batch)
 
     def call(_: int) -> Any:

@@ -91,7 +91,7 @@ def _squares(size: tuple[int, int], kernel: tuple[int, int], view: View) -> tupl
         ((row + 0.5) * kernel[0], (column + 0.5) * kernel[1]) for row in range(size[0]) for column in range(size[1])
     ]
     cells = [(min(int(y), view.size[0] - 1), min(int(x), view.size[1] - 1)) for y, x in where]
-    return [view.place(y - 0.5, x - 0.5) for y, x in where], np.array([view.inside[cell] for cell in cells])
+    return [view.place(y - 0.5, x - 0.5) for y, x in where], view.inside[tuple(np.transpose(cells))]
 
 
 def _points(weights: Tensor, sampled: Sampled, view: View) -> Points:

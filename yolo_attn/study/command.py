@@ -243,12 +243,15 @@ def _measure_cost(folder: Path, record: store.Record, running: Mapping[str, Any]
     names = [variant["name"] for variant in record["variants"]]
     if file.is_file() and set(names) <= set(store.read_json(file)):
         return
+    import torch
+
     from ..bench.cost import measure
     from ..host.study.arguments import torch_device
 
     models = {variant["name"]: folder / variant["model"] for variant in record["variants"]}
-    device = torch_device(running["devices"][0])
+    name = torch_device(running["devices"][0])
     try:
+        device = name if name == "cpu" else torch.device(name)  # on the CPU the host chooses how many threads
         measured = measure(models, record["settings"]["imgsz"], device, 15, len(record["data"]["names"]), say)
     except Exception as error:  # whatever it is, the trials are done: they get a report
         say(f"cost was not measured: {error}")

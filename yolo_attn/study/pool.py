@@ -8,11 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from . import store
+
+_KILLED = -9
+_INTERRUPTED = (0, -2, _KILLED, -15)  # a process that ended so without an outcome goes on another time
 
 OnStart = Callable[[store.Pending], object]
 OnDone = Callable[[store.Pending, "dict[str, Any] | None"], object]
@@ -48,12 +51,16 @@ def run_local(
     with ThreadPoolExecutor(running["workers"]) as pool:
         futures = [pool.submit(one, trial) for trial in pending]
         try:
-            for future in as_completed(futures):
-                future.result()
+            left = set(futures)
+            while left:
+                done, left = wait(left, 1, FIRST_COMPLETED)  # Windows interrupts no wait, but comes after it
+                for future in done:
+                    future.result()
         except BaseException:
             stopping.set()
             while wait(futures, 0.1).not_done:  # one may only now begin its process
                 for child in list(children):
+                    children.discard(child)
                     child.kill()
             raise
 
@@ -76,7 +83,7 @@ def run_one(
     before = log.stat().st_size if log.is_file() else 0
     status = run_child(words, log, threads, children)
     done = store.result(folder, trial.variant, trial.seed)
-    if done is not None or status in (0, -2, -9, -15):
+    if done is not None or status in _INTERRUPTED:
         return done
     tail = log.read_bytes()[before:].decode(errors="replace").strip().splitlines()[-1:]
     return write_failure(folder, trial, f"its process ended with {status}: {' '.join(tail)}")
@@ -101,7 +108,7 @@ def run_child(
         words: The verb and its arguments.
         log: File that gets what it prints.
         threads: Threads for its computations on the CPU.
-        children: Holds the process while it runs.
+        children: Holds the process while it runs. Whoever kills it takes it out, and it counts as killed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -116,11 +123,13 @@ def run_child(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for us: we end it
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
         if children is not None:
             children.add(child)
         try:
-            return child.wait()
+            status = child.wait()
+            return status if children is None or child in children else _KILLED  # on Windows it would be 1
         finally:
             if child.poll() is None:
                 child.kill()

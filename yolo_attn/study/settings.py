@@ -142,7 +142,7 @@ def _resolve(given: Mapping[str, Any], is_new: bool) -> dict[str, Any]:
     """Return settings in one form each; those that were not given get their defaults if the study is new."""
     found: dict[str, Any] = {}
     read_as = {
-        "data": _located, "model": _located, "layers": layers, "at": _places, "seeds": seeds,
+        "data": _file("data"), "model": _file("model"), "layers": layers, "at": _places, "seeds": seeds,
         "epochs": _positive("epochs"), "batch": _positive("batch"), "imgsz": _positive("imgsz"),
         "pretrained": _checkpoint("pretrained"), "larger_pretrained": _checkpoint("larger_pretrained"),
         "controls": _controls, "pointwise": _pointwise, "models": _files, "loader_workers": _whole("loader_workers"),
@@ -210,8 +210,8 @@ def seeds(value: Any) -> list[int]:
 
 def _places(value: Any) -> list[str | int]:
     found = _listed(value)
-    if not found:
-        raise StudyError(f"at={value}: name at least one place, such as at=backbone,neck")
+    if not found or not all(isinstance(place, (str, int)) for place in found):
+        raise StudyError(f"at={value}: name places, at least one, such as at=backbone,neck")
     return list(dict.fromkeys(found))
 
 
@@ -236,7 +236,7 @@ def _pointwise(value: Any) -> str:
 
 def _checkpoint(key: str) -> Any:
     def read_value(value: Any) -> str | None:
-        if value in (None, False):
+        if value in (None, False, "none"):
             return None
         if not isinstance(value, str):
             raise StudyError(f"{key}={value}: name a checkpoint, such as {key}=yolov8n.pt, or none")
@@ -245,13 +245,22 @@ def _checkpoint(key: str) -> Any:
     return read_value
 
 
-def _located(value: Any) -> str:
+def _file(key: str) -> Any:
+    def read_value(value: Any) -> str:
+        if not isinstance(value, str):
+            raise StudyError(f"{key}={value}: name a file")
+        return _located(value)
+
+    return read_value
+
+
+def _located(name: str) -> str:
     """Return the name of a file as a path that means the same from any folder, if there is such a file here."""
-    return str(Path(value).absolute()) if Path(value).is_file() else str(value)
+    return str(Path(name).absolute()) if Path(name).is_file() else name
 
 
 def _files(value: Any) -> list[str]:
-    return list(map(_located, _listed(value)))
+    return list(map(_file("models"), _listed(value)))
 
 
 def _whole(key: str, least: int = 0) -> Any:
@@ -295,8 +304,8 @@ def _word(value: Any) -> str:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RowError(f"{path} is no YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RowError(f"{path} is no YAML in UTF-8: {error}") from error
     if not isinstance(found, dict):
         raise StudyError(f"{path} is no study: write lines like 'layers: [cbam, coordatt]'")
     if {"names", "nc", "train"} & found.keys():

@@ -82,6 +82,8 @@ def test_other_data_and_unknown_settings_are_refused(capsys: pytest.CaptureFixtu
     assert "epoch" in capsys.readouterr().err
     assert main(["demo", "epochs"]) == 1
     assert "'epochs' is not key=value" in capsys.readouterr().err
+    assert main(["demo", "epochs=ten"]) == 1
+    assert "'epochs=ten' is of invalid type str" in capsys.readouterr().err
 
 
 @pytest.mark.slow

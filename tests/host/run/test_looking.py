@@ -163,6 +163,7 @@ WRONG = {
     "no.pt image.png": "no.pt does not exist",
     "MODEL no.png": "no.png: no such image",
     "MODEL text.png": "text.png cannot be read as an image",
+    "MODEL empty.png": "empty.png cannot be read as an image",
     "PLAIN image.png": "has no attention layer of yolo-attn. Train a model that has one: yolo train model=yolov8n-cbam",
     "image.png image.png": "image.png is no checkpoint",
     "text.pt image.png": "text.pt is no checkpoint that torch can read",
@@ -184,6 +185,7 @@ WRONG = {
 @pytest.mark.parametrize("words", WRONG)
 def test_what_cannot_be_used(words: str, make: Make, image: Path, capsys) -> None:
     Path("text.png").write_text("no image")
+    Path("empty.png").touch()
     Path("text.pt").write_text("no checkpoint")
     torch.save({"epoch": 1}, "dict.pt")
     given = [{"MODEL": str(make("yolov8n-cbam")), "PLAIN": str(make("yolov8n"))}.get(w, w) for w in words.split()]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from yolo_attn.errors import DataError, StudyError
 from yolo_attn.host.opening import open_checkpoint
@@ -44,6 +47,18 @@ def test_a_changed_label_changes_the_fingerprint(tiny: Path, tmp_path: Path) -> 
     label = next(path for path in sorted((own.parent / "labels/train").glob("*.txt")) if path.read_text())
     label.write_text("0 0.5 0.5 0.25 0.25")
     assert data.examine(str(own), options)["fingerprint"] != before
+
+
+def test_grey_images_are_judged_grey(tmp_path: Path) -> None:
+    import tiny_study
+
+    own = tiny_study.write_data(tmp_path / "own")
+    own.write_text(own.read_text(encoding="utf-8") + "channels: 1\n", encoding="utf-8")
+    found = data.examine(str(own), {"imgsz": 32, "batch": 4}, tmp_path / "data")
+    if found["channels"] == 3:
+        pytest.skip("this Ultralytics has colour images only")
+    judged = yaml.safe_load(Path(found["judged"]).read_text(encoding="utf-8"))
+    assert (found["channels"], judged["channels"]) == (1, 1)
 
 
 def test_coco_data_are_judged_as_they_are() -> None:
@@ -107,6 +122,28 @@ def test_coco_numbers_come_from_text_labels_too(make_trial: MakeTrial, tiny: Pat
 def test_a_few_steps_are_measured(make_trial: MakeTrial) -> None:
     found = trials.measure(make_trial("measured", "SE"))
     assert found["seconds_per_epoch"] > 0 and found["seconds_around"] > 0 and found["memory"] > 2**20
+
+
+@pytest.mark.parametrize(
+    ("device", "amp", "half"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_a_validation_is_timed_in_the_precision_of_the_training(
+    monkeypatch: pytest.MonkeyPatch, device: str, amp: bool, half: bool
+) -> None:
+    asked: list[bool] = []
+    zeros = torch.zeros
+
+    def autocast(kind: str, dtype: torch.dtype, enabled: bool) -> Any:
+        asked.append(enabled)
+        return nullcontext()
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: zeros(*size))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    loader = SimpleNamespace(dataset=range(32))
+    options = {"args": SimpleNamespace(imgsz=32), "batch_size": 4, "data": {"channels": 1}, "test_loader": loader}
+    trainer = SimpleNamespace(device=torch.device(device), amp=amp, model=torch.nn.Conv2d(1, 1, 1), **options)
+    assert trials._validation_seconds(trainer) > 0 and asked == [half]
 
 
 def test_pretrained_weights_are_in_the_start_and_new_outputs_come_from_the_seed(

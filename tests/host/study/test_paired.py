@@ -19,7 +19,7 @@ from yolo_attn.errors import CheckpointError, StudyError
 from yolo_attn.host.opening import open_checkpoint
 from yolo_attn.host.study import state
 from yolo_attn.host.study import trial as trials
-from yolo_attn.host.study.start import compare
+from yolo_attn.host.study.start import begin, compare
 from yolo_attn.host.study.trainer import Progress, Trial, forget_images, paired, seed_all, seed_transforms
 
 MakeTrial = Callable[..., Trial]
@@ -99,6 +99,12 @@ def test_another_seed_is_another_order(make_trial: MakeTrial) -> None:
     for trainer in trainers:
         trainer.train()
     assert trainers[0].progress.batches != trainers[1].progress.batches
+
+
+def test_a_start_has_the_channels_of_the_images(base: dict[str, Any]) -> None:
+    grey = {**base, "channels": 1}
+    assert begin(grey, 0, ["circle"], None).model[0].conv.in_channels == 1
+    assert begin(base, 0, ["circle"], None).model[0].conv.in_channels == 3
 
 
 def test_a_weight_that_differs_is_named(start: Any, base: dict[str, Any]) -> None:

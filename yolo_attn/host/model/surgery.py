@@ -190,7 +190,7 @@ def _cost(model: dict[str, Any]) -> tuple[int, float]:
 def build(model: dict[str, Any]) -> Any:
     """Return the model of a model dictionary, in the host's class for its task."""
     name = _HEADS.get(model["head"][-1][2]) or _TASKS.get(tasks.guess_model_task(model), "DetectionModel")
-    return getattr(tasks, name)(copy.deepcopy(model), verbose=False)
+    return getattr(tasks, name)(copy.deepcopy(model), ch=model.get("channels", 3), verbose=False)
 
 
 @contextmanager

@@ -172,7 +172,11 @@ def _predict(model: Any, image: Path, imgsz: Any, device: str | None) -> tuple[A
     import cv2
     from ultralytics.utils.patches import imread
 
-    if image.suffix.lower() != ".heic" and imread(str(image)) is None:  # that one is read by another package
+    try:
+        is_image = image.suffix.lower() == ".heic" or imread(str(image)) is not None  # that one is read by another
+    except cv2.error:  # an empty file, in older versions
+        is_image = False
+    if not is_image:
         raise DataError(f"{image} cannot be read as an image")
     seen: list[Tensor] = []
 

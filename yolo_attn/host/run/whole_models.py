@@ -69,6 +69,20 @@ def build(config: Mapping[str, Any], device: torch.device | str = "cpu") -> Any:
     return model
 
 
+def channels(model: Any) -> int:
+    """Return how many channels the images of a model have."""
+    return int(model.yaml.get("channels", model.yaml.get("ch", 3)))  # the second in older versions
+
+
+def in_training_format(model: Any, device: torch.device) -> Any:
+    """Return a model in the memory format in which the host trains it on a device."""
+    from ultralytics.utils import DEFAULT_CFG_DICT, WINDOWS
+
+    if device.type == "cuda" and "channels_last" in DEFAULT_CFG_DICT and not WINDOWS:
+        return model.to(memory_format=torch.channels_last)
+    return model
+
+
 def gflops(model: Any, imgsz: int) -> float:
     """Return the GFLOPs of a model as the host counts them."""
     from ultralytics.utils.torch_utils import get_flops
@@ -126,15 +140,20 @@ def select_device(name: str) -> Any:
         raise HostError(f"device={name!r}: {first}") from error
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str | torch.device) -> torch.device:
     """Return the device that the host takes for ``device=name``; on the CPU this sets the host's number of threads.
+
+    A device of PyTorch is taken as it is: to older versions of the host a GPU's number is one of the machine, whatever
+    ``CUDA_VISIBLE_DEVICES`` says, and cannot be chosen once CUDA is in use. A GPU becomes PyTorch's current one.
 
     Raises:
         HostError: If there is no such device, or no cost can be measured on it.
     """
-    device = select_device(name)
+    device = name if isinstance(name, torch.device) else select_device(name)
     if not isinstance(device, torch.device) or device.type not in ("cpu", "cuda"):
-        raise HostError(f"device={name!r}: cost is measured on the CPU or on a CUDA GPU; give cpu or 0")
+        raise HostError(f"device={str(name)!r}: cost is measured on the CPU or on a CUDA GPU; give cpu or 0")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 

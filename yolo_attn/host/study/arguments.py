@@ -69,7 +69,7 @@ def devices(given: Any) -> list[str]:
     """Return the devices for trials: those named, else the first GPU, else the CPU.
 
     Raises:
-        StudyError: If it is for Ultralytics to choose: two trials at once would choose the same.
+        StudyError: If none is named, or Ultralytics is to choose: two trials at once would choose the same.
     """
     import torch
 
@@ -80,7 +80,7 @@ def devices(given: Any) -> list[str]:
         return ["mps"] if mps is not None and mps.is_available() else ["cpu"]
     parts = given if isinstance(given, (list, tuple)) else str(given).strip("[]() ").split(",")
     words = [str(part).strip() for part in parts if str(part).strip()]
-    if "-1" in words:
+    if not words or "-1" in words:
         raise StudyError(f"device={given}: name the GPUs, such as device=0,1; each trial gets one of them")
     return ["0" if word == "cuda" else word.removeprefix("cuda:") for word in words]
 

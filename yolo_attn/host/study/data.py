@@ -63,7 +63,7 @@ def examine(data: str, arguments: Mapping[str, Any], folder: Path | None = None)
     names = [found["names"][key] for key in sorted(found["names"])]
     if settings.single_cls:
         names = ["item"]
-    described = {
+    described: Description = {
         "file": str(file),
         "judged": str(file),
         "fingerprint": _fingerprint(found, sets, names),
@@ -73,7 +73,7 @@ def examine(data: str, arguments: Mapping[str, Any], folder: Path | None = None)
         "channels": int(found.get("channels", 3)),
     }
     if "coco" not in found and folder is not None:
-        described["judged"] = str(_write_ground_truth(sets["val"], names, folder))
+        described["judged"] = str(_write_ground_truth(sets["val"], names, described["channels"], folder))
     return described
 
 
@@ -107,7 +107,7 @@ def _root(files: list[str]) -> str:
     return os.path.commonpath([str(Path(file).parent) for file in files])
 
 
-def _write_ground_truth(dataset: Any, names: list[str], folder: Path) -> Path:
+def _write_ground_truth(dataset: Any, names: list[str], channels: int, folder: Path) -> Path:
     """Write the labels of a split as COCO JSON, and a data YAML beside it; return the YAML."""
     root = _root(dataset.im_files)
     images: list[dict[str, Any]] = []
@@ -128,5 +128,6 @@ def _write_ground_truth(dataset: Any, names: list[str], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     truth, file = folder / "val.json", folder / "val.yaml"
     write_text(truth, json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    write_text(file, yaml.safe_dump({"val": truth.name, "images": {"val": root}}, sort_keys=False, allow_unicode=True))
+    described = {"val": truth.name, "images": {"val": root}, "channels": channels}
+    write_text(file, yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
     return file
