@@ -153,7 +153,7 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
         counts["boxes_redrawn"] += int(drawn.sum())
         is_moved[chunk] = moved
         points.append(xy)
-        lengths.append(np.array([len(piece) for piece in pieces]))
+        lengths.append(np.fromiter(map(len, pieces), np.int64))
         found.append(_centred(corners))
     labels.points, labels.point_starts = np.concatenate(points), np.cumsum(np.concatenate(lengths))
     labels.boxes = np.concatenate(found)

@@ -168,17 +168,17 @@ def _routed(layer: nn.Module, record: Record, view: View) -> list[Panel]:
     each = event.q.shape[0] == n * n  # each window is one of the batch
     weights = event.row(token, own) if each else event.row(own * side_h * side_w + token)  # (heads, k M)
     by_window = weights.reshape(len(weights), len(windows), -1).cpu().numpy()  # (heads, k, M)
-    values = np.full((n * side_h, n * side_w), np.nan)
+    padded = np.full((n * side_h, n * side_w), np.nan)
     boxes = []
     for window, tokens in zip(windows.tolist(), by_window.mean(0), strict=True):
         top, left = window // n * side_h, window % n * side_w
         is_whole = len(tokens) == side_h * side_w  # else they are thinned out, and their sum is shared
         patch = tokens.reshape(side_h, side_w) if is_whole else tokens.sum() / (side_h * side_w)
-        values[top : top + side_h, left : left + side_w] = patch
+        padded[top : top + side_h, left : left + side_w] = patch
         boxes.append((float(left), float(top), float(left + side_w), float(top + side_h)))
     top, left = own // n * side_h, own % n * side_w
     boxes.insert(0, (float(left), float(top), float(left + side_w), float(top + side_h)))
-    values = values[:h, :w]
+    values = padded[:h, :w]
     found = np.argwhere(np.isfinite(values))
     flat = values[tuple(found.T)]
     title = f"weights of the pixel in {len(windows)} of {n * n} windows"
