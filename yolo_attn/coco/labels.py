@@ -121,7 +121,8 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
     rectangles = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
     is_moved = np.zeros(len(kept), dtype=bool)
     counts = {"boxes_as_segments": 0, "other_sizes": 0, "holes_filled": 0, "boxes_redrawn": 0, "tiny_masks": 0}
-    points, lengths, found = [labels.points], [np.zeros(1, np.int64)], [np.zeros((0, 4), np.float32)]
+    points, found = [labels.points], [np.zeros((0, 4), np.float32)]
+    lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
     for start in range(0, len(kept), _CHUNK):
         chunk = slice(start, start + _CHUNK)
         limits = wh[labels.image[chunk]]
@@ -153,7 +154,7 @@ def _add_outlines(labels: Labels, coco: CocoJson, kept: np.ndarray, boxes: np.nd
         counts["boxes_redrawn"] += int(drawn.sum())
         is_moved[chunk] = moved
         points.append(xy)
-        lengths.append(np.fromiter(map(len, pieces), np.int64))
+        lengths.append(np.array([len(piece) for piece in pieces]))
         found.append(_centred(corners))
     labels.points, labels.point_starts = np.concatenate(points), np.cumsum(np.concatenate(lengths))
     labels.boxes = np.concatenate(found)
