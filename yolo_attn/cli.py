@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
         arguments.words += more
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that a code page has not ends no study
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter missing from a code page must not end a study
     try:
         return arguments.call(arguments)
     except (YoloAttnError, OSError) as error:

@@ -53,7 +53,7 @@ def run_local(
         try:
             left = set(futures)
             while left:
-                done, left = wait(left, 1, FIRST_COMPLETED)  # Windows interrupts no wait, but comes after it
+                done, left = wait(left, 1, FIRST_COMPLETED)  # on Windows, Ctrl-C arrives only after a wait
                 for future in done:
                     future.result()
         except BaseException:
