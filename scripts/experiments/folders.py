@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from yolo_attn import registry
 from yolo_attn.bench.command import CLOCKS, WORDS
 from yolo_attn.errors import DataError
 from yolo_attn.study.report import analyse, read
-from yolo_attn.study.report.analysis import Analysis
+from yolo_attn.study.report.analysis import Analysis, curves
 from yolo_attn.study.report.cells import command as study_command
 from yolo_attn.study.report.reading import LARGER, OVERALL, PLAIN, POINTWISE
 from yolo_attn.study.statistics import EFFECT
@@ -54,7 +55,7 @@ def _study(analysis: Analysis) -> Record:
     rows = [
         {
             **asdict(variant), "score": analysis.mean(variant.name), "scores": _scores(analysis, variant.name),
-            "mean": None, **plain.get(variant.name, {}),
+            "curve": _curve(analysis, variant.name), "mean": None, **plain.get(variant.name, {}),
             "vs pointwise": pointwise.get(variant.name), "vs larger": larger.get(variant.name),
         }
         for variant in analysis.study.variants
@@ -69,6 +70,11 @@ def _study(analysis: Analysis) -> Record:
 def _scores(analysis: Analysis, variant: str) -> Record:
     """Return the score of each seed by each metric over all objects, in mAP points."""
     return {metric: found for metric in OVERALL if (found := analysis.scores(variant, metric))}
+
+
+def _curve(analysis: Analysis, variant: str) -> list[float]:
+    """Return the host's mAP50-95 after each epoch, in points, the mean of the seeds."""
+    return [round(statistics.fmean(seeds), 2) for seeds in curves(analysis.study, variant).values()]
 
 
 def _compared(analysis: Analysis, kind: str) -> dict[str, Record]:

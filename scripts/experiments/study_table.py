@@ -29,10 +29,13 @@ def found_table(content: Row, chinese: bool = False) -> str:
     settings, machine, versions = content["settings"], content["machine"], content["versions"]
     train, val = (f"{settings['data'][split]:,}" for split in ("train", "val"))
     seeds, epochs, size = len(settings["seeds"]), settings["epochs"], settings["imgsz"]
+    start = settings["pretrained"]
     if chinese:
-        said = f"{seeds} 个种子，{epochs} 轮，{size} 像素，{train} 张训练图片，{val} 张验证图片"
+        start = f"，从 `{start}` 开始" if start else ""
+        said = f"{seeds} 个种子，{epochs} 轮{start}，{size} 像素，{train} 张训练图片，{val} 张验证图片"
     else:
-        said = f"{seeds} seeds, {epochs} epochs, {size} px, {train} images to train on and {val} to validate"
+        start = f" from `{start}`" if start else ""
+        said = f"{seeds} seeds, {epochs} epochs{start}, {size} px, {train} images to train on and {val} to validate"
     made_with = f"yolo-attn {versions['yolo-attn']}, Ultralytics {versions['ultralytics']}, PyTorch {versions['torch']}"
     return f"{said} ({made_with}; {machine['processor']}).\n\n{table}".rstrip()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import made_study
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -127,8 +128,14 @@ def test_a_bench_and_a_study_are_recorded_and_shown(tmp_path: Path) -> None:
     ends = f"▲ {best['mean']:+.1f} [{best['low']:+.1f}, {best['high']:+.1f}]"
     assert best["verdict"] == "better" and found.startswith("neu: backbone ") and found.endswith(f", neck {ends}")
     assert line(table, "CAA")[-1] == "not measured"
-    shown = study_table.found_table(json.loads(path.read_text()))
+    trials = [json.loads(f.read_text()) for f in tmp_path.glob(f"neu/trials/{best['name']}/seed*/trial.json")]
+    assert len(trials) == 3 and len(best["curve"]) == 30
+    assert best["curve"][-1] == round(100 * np.mean([trial["epochs"][-1]["map"] for trial in trials]), 2)
+    content = json.loads(path.read_text())
+    shown = study_table.found_table(content)
     assert shown.startswith("3 seeds, 30 epochs, ") and "(yolo-attn 0.4.0, " in shown
+    content["settings"]["pretrained"] = "base.pt"
+    assert study_table.found_table(content).startswith("3 seeds, 30 epochs from `base.pt`, ")
     cells = next(row for row in shown.splitlines() if row.startswith("| `yolov8n-coordatt-neck` |")).split(" | ")
     assert cells[4:6] == [f"{best['score']:.1f}", ends]
     for cell, other in zip(cells[6:], ("vs pointwise", "vs larger"), strict=True):

@@ -109,9 +109,11 @@ def test_the_method_explains_every_term(analysis: Analysis, folder: Path) -> Non
     one = analyse(read(made_study.make(folder / "one", made_study.variants(("SE",), ("neck",)), (0,), epochs=3)))
     assert not any("q is" in line for line in sentences.method(one, "en"))
     study = analysis.study
-    facts = {**study.facts, "settings": {**study.facts["settings"], "pretrained": "/weights/yolov8n.pt"}}
-    tuned = replace(analysis, study=replace(study, facts=facts))
-    assert "image size 224, pretrained=yolov8n.pt, seeds" in sentences.method(tuned, "en")[0]
+    for gate, said in ((None, ""), (False, " gate=false")):
+        tuned = {"pretrained": "/weights/yolov8n.pt", "gate": gate}
+        facts = {**study.facts, "settings": {**study.facts["settings"], **tuned}}
+        (first, *_) = sentences.method(replace(analysis, study=replace(study, facts=facts)), "en")
+        assert f"image size 224, pretrained=yolov8n.pt{said}, seeds" in first
 
 
 def test_seeds_that_were_added_are_said(analysis: Analysis, folder: Path) -> None:

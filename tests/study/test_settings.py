@@ -138,6 +138,7 @@ def test_wrong_seeds_are_quoted(value: Any) -> None:
         ("workers=two", "workers"),
         ("controls=pointwyse", "did you mean 'pointwise'"),
         ("pointwise=all", "pointwise=all: most .* or each"),
+        ("gate=true", "gate=True: in pretrained weights layers have a gate unless you say gate=false"),
         ("pretrained=True", "name a checkpoint"),
         ("at=none", "at=None: name places, at least one"),
         ("name=a/b", "a name, not a path"),

@@ -85,6 +85,13 @@ def test_from_scratch_layers_start_as_in_their_paper_and_in_pretrained_weights_a
         assert gates == [None] * 3
 
 
+def test_in_pretrained_weights_gates_can_be_left_out_of_layers_and_control(tmp_path: Path) -> None:
+    (tmp_path / "base.pt").touch()
+    made = make("model=yolov8n", "layers=se", f"pretrained={tmp_path}/base.pt", "controls=pointwise", "gate=false")
+    found = [row for one in made.values() for row in rows(one) if row[2] in ("SE", "Pointwise")]
+    assert [split_arguments(row[3])[1].get("gate") for row in found] == [False] * 2 * (1 + 3)
+
+
 def test_own_models_keep_what_their_rows_say(tmp_path: Path) -> None:
     from yolo_attn.graft import graft, to_yaml
     from yolo_attn.host.study.models import load

@@ -20,9 +20,9 @@ CONTROLS = ("pointwise", "larger")
 # Keys of a study, with an example each; all others are training arguments of Ultralytics.
 KEYS: dict[str, Any] = {
     "data": "neu.yaml", "model": "yolov8n", "layers": "cbam,coordatt", "at": "backbone,neck", "seeds": 3,
-    "epochs": 50, "pretrained": "yolov8n.pt", "larger_pretrained": "yolov8s.pt", "controls": "pointwise,larger",
-    "pointwise": "most", "models": "own.yaml", "workers": 1, "loader_workers": 8, "device": "0,1", "backend": "local",
-    "ray_address": "10.0.0.1:6379", "name": "neu", "project": PROJECT,
+    "epochs": 50, "pretrained": "yolov8n.pt", "larger_pretrained": "yolov8s.pt", "gate": False,
+    "controls": "pointwise,larger", "pointwise": "most", "models": "own.yaml", "workers": 1, "loader_workers": 8,
+    "device": "0,1", "backend": "local", "ray_address": "10.0.0.1:6379", "name": "neu", "project": PROJECT,
 }  # fmt: skip
 # How the trials are run: it changes no number, and may change from one command to the next.
 REMEMBERED = ("workers", "device", "backend", "ray_address")
@@ -145,11 +145,12 @@ def _resolve(given: Mapping[str, Any], is_new: bool) -> dict[str, Any]:
         "data": _file("data"), "model": _file("model"), "layers": layers, "at": _places, "seeds": seeds,
         "epochs": _positive("epochs"), "batch": _positive("batch"), "imgsz": _positive("imgsz"),
         "pretrained": _checkpoint("pretrained"), "larger_pretrained": _checkpoint("larger_pretrained"),
-        "controls": _controls, "pointwise": _pointwise, "models": _files, "loader_workers": _whole("loader_workers"),
+        "gate": _gate, "controls": _controls, "pointwise": _pointwise, "models": _files,
+        "loader_workers": _whole("loader_workers"),
     }  # fmt: skip
     defaults = {
         "layers": [], "at": ["backbone", "neck"], "seeds": DEFAULT_SEEDS, "pretrained": None,
-        "larger_pretrained": None, "controls": list(CONTROLS), "pointwise": "most", "models": [],
+        "larger_pretrained": None, "gate": None, "controls": list(CONTROLS), "pointwise": "most", "models": [],
     }  # fmt: skip
     for key, read_value in read_as.items():
         if key in given:
@@ -230,6 +231,14 @@ def _pointwise(value: Any) -> str:
         raise StudyError(
             f"pointwise={value}: most (one control a place, of as many parameters as its most expensive layer) or each "
             "(one for each layer)"
+        )
+    return value
+
+
+def _gate(value: Any) -> bool | None:
+    if value is not None and value is not False:
+        raise StudyError(
+            f"gate={value}: in pretrained weights layers have a gate unless you say gate=false; from scratch none has"
         )
     return value
 

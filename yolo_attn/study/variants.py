@@ -31,7 +31,7 @@ def make(settings: Mapping[str, Any], data: Mapping[str, Any], say: Say) -> list
     name = models.stem(settings["model"])
     full = models.load(settings["model"])
     base = models.of_one_scale(full, classes, channels)
-    finish = _identity if settings["pretrained"] else without_gates
+    finish = _identity if settings["pretrained"] and settings.get("gate") is None else without_gates
 
     plain = _variant(name, "plain", base, imgsz, "the model as it is")
     found = [plain]

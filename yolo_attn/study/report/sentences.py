@@ -168,7 +168,9 @@ def method(analysis: Analysis, language: str) -> list[str]:
 def _start(settings: Mapping[str, Any], language: str) -> str:
     """Return the weights that models start from."""
     pretrained = settings.get("pretrained")
-    return f"pretrained={base_name(str(pretrained))}" if pretrained else say("random_start", language)
+    if not pretrained:
+        return say("random_start", language)
+    return f"pretrained={base_name(str(pretrained))}" + (" gate=false" if settings.get("gate") is False else "")
 
 
 def _matched(analysis: Analysis, language: str) -> str:
