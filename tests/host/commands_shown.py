@@ -70,9 +70,9 @@ SLOW = {
         f"{STUDY} --dry-run", "This is the plan; nothing is trained."
     ),
     "yolo train model=yolov8n.yaml data=bccd.yaml epochs=180 imgsz=96 batch=16 nbs=16": (TINY, "Results saved to"),
-    "yolo-attn study data=bccd.yaml model=yolov8n pretrained=bccd-yolov8n.pt larger_pretrained=bccd-yolov8s.pt gate=false"
-    " layers=se,cbam,coordatt,caa,biformer,ema,ela at=backbone,neck seeds=3 epochs=45 imgsz=96 batch=16 nbs=16"
-    " loader_workers=0 workers=2 cache=ram": (
+    "yolo-attn study data=bccd.yaml model=yolov8n pretrained=bccd-yolov8n.pt larger_pretrained=bccd-yolov8s.pt"
+    " gate=false layers=se,cbam,coordatt,caa,biformer,ema,ela at=backbone,neck seeds=3 epochs=45 imgsz=96"
+    " batch=16 nbs=16 loader_workers=0 workers=2 cache=ram": (
         f"{STUDY} pretrained=yolov8n.pt larger_pretrained=none --dry-run", "from weights of"
     ),
     "yolo-attn study data=bccd.yaml model=yolov8n layers=se,cbam,coordatt,caa,biformer,ema,ela at=backbone,neck"
